@@ -21,8 +21,8 @@ from robustbench_cli.benchmarks.evaluation.checks.base.binarized_model import (
     last_layer,
 )
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity, UndecidedError
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity, UndecidedError
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits, require_repeatable
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
 
 __all__ = ["Binarization", "BinarizationTest", "binarization_test"]
@@ -89,11 +89,10 @@ class Binarization(Check):
         "2206.13991"
     )
     budget: ClassVar[Budget] = "standard"
-    needs: ClassVar[tuple[()]] = ()
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        if not is_repeatable(probe.measured):
-            raise UndecidedError("the seed does not control the draws of the model")
+        require_repeatable(probe.measured)
         test = binarization_test(probe)
         if _probability(test) >= _LEVEL:
             return None

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity, UndecidedError
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import gap_gradients, is_repeatable, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import gap_gradients, model_logits, require_repeatable
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["GradientMode"]
@@ -41,8 +41,7 @@ class GradientMode(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients",)
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        if not is_repeatable(probe.measured):
-            raise UndecidedError("the seed does not control the draws of the model")
+        require_repeatable(probe.measured)
         images = probe.images[:_CHECKED]
         gaps = gap_gradients(probe.measured, images)
         if gaps is None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity, UndecidedError
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits, require_repeatable
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["KnownImages"]
@@ -54,8 +54,7 @@ class KnownImages(Check):
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        if not is_repeatable(probe.measured):
-            raise UndecidedError("the seed does not control the draws of the model")
+        require_repeatable(probe.measured)
         count = _images(probe)
         images, clean = probe.images[:count], probe.logits[:count]
         random = probe.random(torch.arange(count, device=images.device), self.name)

@@ -14,8 +14,18 @@ from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.precision import full_float32
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from, seed_generators
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedError
 
-__all__ = ["Gaps", "class_gaps", "gap_gradients", "is_repeatable", "logits_differ", "logits_in_halves", "model_logits"]
+__all__ = [
+    "Gaps",
+    "class_gaps",
+    "gap_gradients",
+    "is_repeatable",
+    "logits_differ",
+    "logits_in_halves",
+    "model_logits",
+    "require_repeatable",
+]
 
 
 def is_repeatable(measured: MeasuredModel) -> bool:
@@ -32,6 +42,19 @@ def is_repeatable(measured: MeasuredModel) -> bool:
         return not bool(((first - second).abs() > rounding(first).unsqueeze(-1)).any())
 
     return measured.once("repeatable", measure)
+
+
+def require_repeatable(measured: MeasuredModel) -> None:
+    """Leaves a check out whose passes must meet the same draws.
+
+    Args:
+        measured: See :func:`is_repeatable`.
+
+    Raises:
+        UndecidedError: The model is not repeatable.
+    """
+    if not is_repeatable(measured):
+        raise UndecidedError("the seed does not control the draws of the model")
 
 
 def logits_differ(first: Tensor, second: Tensor, noise: float | None) -> bool:
