@@ -8,7 +8,11 @@ import torch
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import gap_gradients, model_logits, require_repeatable
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import (
+    gap_gradients,
+    model_logits,
+    require_repeatable,
+)
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["GradientMode"]

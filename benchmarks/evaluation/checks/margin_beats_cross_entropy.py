@@ -45,13 +45,13 @@ class MarginBeatsCrossEntropy(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients", "baseline")
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        stronger = second_attack(probe, _attack(probe), images=probe.second_attack_images, allowed=_ALLOWED)
+        stronger = second_attack(probe, _attack(probe), allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(f"PGD on the margin {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return second_attack_passes(probe, _attack(probe), images=probe.second_attack_images)
+        return second_attack_passes(probe, _attack(probe))
 
 
 def _attack(probe: ModelProbe) -> CWPGD:

@@ -87,7 +87,7 @@ class QueryBeatsGradient(Check):
         from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack
 
         attack = _square(probe)
-        stronger = second_attack(probe, attack, images=probe.second_attack_images, allowed=_ALLOWED)
+        stronger = second_attack(probe, attack, allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(
@@ -97,7 +97,7 @@ class QueryBeatsGradient(Check):
     def passes(self, probe: ModelProbe) -> int:
         from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack_passes
 
-        return second_attack_passes(probe, _square(probe), images=probe.second_attack_images)
+        return second_attack_passes(probe, _square(probe))
 
     def _in_cascade(self, threat: Threat) -> Finding | None:
         """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""

@@ -40,9 +40,7 @@ class QuickLook(Check):
         unsupported = [
             threat
             for threat in rows.untargeted
-            if threat.eps != 0
-            and not threat.is_near_zero
-            and all(row.only_gradients for row in threat.rows)
+            if threat.eps != 0 and not threat.is_near_zero and all(row.only_gradients for row in threat.rows)
         ]
         if not unsupported:
             return None

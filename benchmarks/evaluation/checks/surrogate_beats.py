@@ -73,10 +73,10 @@ class SurrogateBeats(Check):
         surrogate(images)
         if not surrogate.replaced:
             return None
-        return second_attack(probe, _attack(probe, surrogate), images=probe.second_attack_images, allowed=_ALLOWED)
+        return second_attack(probe, _attack(probe, surrogate), allowed=_ALLOWED)
 
     def passes(self, probe: ModelProbe) -> int:
-        return 1 + second_attack_passes(probe, _attack(probe, None), images=probe.second_attack_images)
+        return 1 + second_attack_passes(probe, _attack(probe, None))
 
 
 def _attack(probe: ModelProbe, surrogate: StraightThrough | None) -> PGDOnSurrogate:

@@ -56,13 +56,13 @@ class TransferBeatsGradient(Check):
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         surrogate = _trained(probe)
-        stronger = second_attack(probe, _attack(probe, surrogate), images=probe.second_attack_images, allowed=_ALLOWED)
+        stronger = second_attack(probe, _attack(probe, surrogate), allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(f"PGD on another network {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return second_attack_passes(probe, _attack(probe, None), images=probe.second_attack_images)
+        return second_attack_passes(probe, _attack(probe, None))
 
 
 def _attack(probe: ModelProbe, surrogate: nn.Module | None) -> PGDOnSurrogate:

@@ -45,7 +45,7 @@ class Stronger(NamedTuple):
     figures: dict[str, float]
 
 
-def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: float) -> Stronger | None:
+def second_attack(probe: ModelProbe, attack: Attack, *, allowed: float) -> Stronger | None:
     """Runs a second attack, and tests whether it breaks clearly more than the baseline.
 
     On a deterministic model it runs on images that the baseline left. An exact binomial test at level 0.001 asks whether it
@@ -58,7 +58,6 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     Args:
         probe: The model and the images.
         attack: The second attack.
-        images: The most images on which it runs.
         allowed: The share of the images left that a weaker attack may break.
 
     Returns:
@@ -69,8 +68,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     if right.mean() <= NEAR_ZERO * outcomes.clean_right.mean():
         return None
     if probe.randomized:
-        count = min(images, len(probe))
-        for rows in map(torch.arange, _parts(probe, count)):
+        for rows in map(torch.arange, _parts(probe)):
             before, after = scored(outcomes, slice(len(rows))), scored(probe.evaluate(attack, rows).outcomes)
             comparison = compare_paired(before, after)
             if comparison.difference <= 0:
@@ -81,7 +79,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
             f"leaves {after.accuracy:.3f} of {len(rows)} images, and {probe.baseline_name} leaves {before.accuracy:.3f}",
             {"robust_accuracy_second": after.accuracy, "robust_accuracy": before.accuracy},
         )
-    rows = torch.from_numpy(right.all(axis=0)).nonzero()[:images, 0]
+    rows = torch.from_numpy(right.all(axis=0)).nonzero()[: probe.second_attack_images, 0]
     left = scored(probe.evaluate(attack, rows).outcomes)
     broken = round(len(rows) * (1 - left.accuracy))
     if _upper_tail(broken, len(rows), allowed) >= _LEVEL:
@@ -92,19 +90,19 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     )
 
 
-def second_attack_passes(probe: ModelProbe, attack: Attack, *, images: int) -> int:
+def second_attack_passes(probe: ModelProbe, attack: Attack) -> int:
     """The cost of :func:`second_attack`; see :meth:`~.check.Check.passes`.
 
     Args:
         probe: The model and the images.
         attack: The second attack.
-        images: The most images on which it runs.
     """
-    return sum(probe.passes_of(attack, count) for count in _parts(probe, min(images, len(probe))))
+    return sum(probe.passes_of(attack, count) for count in _parts(probe))
 
 
-def _parts(probe: ModelProbe, images: int) -> list[int]:
+def _parts(probe: ModelProbe) -> list[int]:
     """The numbers of images on which a second attack runs one after the other."""
+    images = probe.second_attack_images
     return [_FIRST_PART, images] if probe.randomized and images > _FIRST_PART else [images]
 
 

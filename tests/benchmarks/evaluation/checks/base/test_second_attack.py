@@ -43,8 +43,8 @@ IMAGES, LABELS = torch.full((100, 1, 1, 1), 0.5), torch.zeros(100, dtype=torch.i
 @pytest.mark.parametrize("broken", [0, 12, 15, 18, 19, 20, 21, 22, 25, 50])
 def test_the_level_is_that_of_the_binomial_test(make_probe: MakeProbe, broken: int) -> None:
     """Of 80 images that PGD left (by scipy's binomial test)."""
-    probe = make_probe(Hidden(), IMAGES, LABELS, eps=0.1, budget="standard")
-    stronger = second_attack(probe, Knowing(known=broken), images=80, allowed=0.1)
+    probe = make_probe(Hidden(), IMAGES[:80], LABELS[:80], eps=0.1, budget="standard")
+    stronger = second_attack(probe, Knowing(known=broken), allowed=0.1)
     expected = binomtest(broken, 80, 0.1, alternative="greater").pvalue < 0.001
     assert (stronger is not None) == expected
     if stronger is not None:
@@ -56,7 +56,7 @@ def test_nothing_is_overstated_where_next_to_nothing_is_left(make_probe: MakePro
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     model[1].weight.data, model[1].bias.data = torch.tensor([[1.0], [-1.0]]), torch.tensor([-0.45, 0.45])
     probe = make_probe(model, IMAGES, LABELS, eps=0.1)
-    assert second_attack(probe, Knowing(known=100), images=50, allowed=0.1) is None
+    assert second_attack(probe, Knowing(known=100), allowed=0.1) is None
 
 
 @pytest.mark.parametrize(("std", "stronger"), [(0.02, True), (0.5, False)])
@@ -70,7 +70,7 @@ def test_draws_are_compared_on_the_same_images(make_probe: MakeProbe, std: float
             return smooth if std > 0.1 else smooth.sign().detach() + 0 * images.sum((1, 2, 3))[:, None]
 
     probe = make_probe(Noisy(), IMAGES, LABELS, eps=0.1, budget="quick")
-    assert (second_attack(probe, Knowing(known=100), images=50, allowed=0.1) is not None) == stronger
+    assert (second_attack(probe, Knowing(known=100), allowed=0.1) is not None) == stronger
 
 
 class NoisyLogits(nn.Module):
@@ -86,15 +86,15 @@ def test_the_smallest_gap_that_is_found_on_a_randomized_model(
     make_probe: MakeProbe, known: int, stronger: bool
 ) -> None:
     """Of 100 images; a sign test needs 11 images for a p-value below 0.001, and the interval of the difference 13."""
-    probe = make_probe(NoisyLogits(), IMAGES, LABELS, eps=0.1, budget="quick")
-    assert (second_attack(probe, Knowing(known=known), images=100, allowed=0.1) is not None) == stronger
+    probe = make_probe(NoisyLogits(), IMAGES, LABELS, eps=0.1, budget="standard")
+    assert (second_attack(probe, Knowing(known=known), allowed=0.1) is not None) == stronger
 
 
 def test_an_attack_that_is_no_better_on_the_first_images_stops(
     make_probe: MakeProbe,
 ) -> None:
     """The announced cost is that of both parts."""
-    probe = make_probe(NoisyLogits(), IMAGES, LABELS, eps=0.1, budget="quick")
+    probe = make_probe(NoisyLogits(), IMAGES, LABELS, eps=0.1, budget="standard")
     sizes: list[int] = []
 
     class Counting(Knowing):
@@ -104,18 +104,19 @@ def test_an_attack_that_is_no_better_on_the_first_images_stops(
 
     for known, expected in ((0, 50), (14, 150)):
         sizes.clear()
-        second_attack(probe, Counting(known=known), images=100, allowed=0.1)
+        second_attack(probe, Counting(known=known), allowed=0.1)
         assert sum(sizes) == expected
     attack = PGD(steps=5)
-    assert second_attack_passes(probe, attack, images=100) == probe.passes_of(attack, 150)
-    assert second_attack_passes(probe, attack, images=40) == probe.passes_of(attack, 40)
+    assert second_attack_passes(probe, attack) == probe.passes_of(attack, 150)
+    few = make_probe(NoisyLogits(), IMAGES[:40], LABELS[:40], eps=0.1, budget="standard")
+    assert second_attack_passes(few, attack) == few.passes_of(attack, 40)
 
 
 def test_the_surrogate_gives_the_gradients(make_probe: MakeProbe) -> None:
     """A linear one shows the way to the boundary, on all images."""
     surrogate = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     surrogate[1].weight.data, surrogate[1].bias.data = torch.tensor([[1.0], [-1.0]]), torch.zeros(2)
-    probe = make_probe(Hidden(), IMAGES, LABELS, eps=0.1)
-    stronger = second_attack(probe, PGDOnSurrogate(steps=5, surrogate=surrogate), images=30, allowed=0.1)
+    probe = make_probe(Hidden(), IMAGES[:30], LABELS[:30], eps=0.1)
+    stronger = second_attack(probe, PGDOnSurrogate(steps=5, surrogate=surrogate), allowed=0.1)
     assert stronger is not None
     assert stronger.figures == {"broken": 30, "left": 30}
