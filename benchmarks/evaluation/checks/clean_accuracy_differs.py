@@ -46,8 +46,7 @@ class CleanAccuracyDiffers(Check):
         for row, first, second in pairs:
             if compare_paired(first, second).p_value < _LEVEL / len(pairs):
                 return self.finding(
-                    f"under {row.attack} at eps {row.eps_text or 'any distance'} it is {second.accuracy:.3f}, and elsewhere "
-                    f"{first.accuracy:.3f}",
+                    f"under {row.attack} at {row.text} it is {second.accuracy:.3f}, and elsewhere {first.accuracy:.3f}",
                     accuracy=first.accuracy,
                     accuracy_other=second.accuracy,
                 )

@@ -88,6 +88,11 @@ class Row:
         """The mean of :attr:`right`."""
         return float(self.right.mean())
 
+    @property
+    def text(self) -> str:
+        """The radius for people."""
+        return f"eps {self.eps_text}" if self.eps_text else "any distance"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Threat:
@@ -160,7 +165,7 @@ class Threat:
     @property
     def text(self) -> str:
         """The radius for people."""
-        return f"eps {self.eps_text}" if self.eps_text else "any distance"
+        return self.rows[0].text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
