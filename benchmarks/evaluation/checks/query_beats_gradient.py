@@ -44,7 +44,7 @@ class QueryBeatsGradient(Check):
         "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
         "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
         "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
-        "of the same images, by a paired test at that level; it stops after 50 images of which it does not."
+        "of the same images, by a paired test at that level; it stops after 50 images if it does not leave fewer of these."
     )
     why: ClassVar[str] = (
         "An attack with gradients has more information. If it is the weaker one, the gradients are masked, or "

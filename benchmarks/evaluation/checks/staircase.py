@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelP
 __all__ = ["Staircase", "share_of_jumps"]
 
 _INTERVAL = 1 / 16
-"""The first interval, as a share of a line from an image to the surface of the ball."""
+"""The first interval, as a share of a line from an image to one whose pixels differ by eps."""
 
 _HALVINGS = 10
 
@@ -42,8 +42,8 @@ class Staircase(Check):
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "The model is deterministic. In more than a quarter of random intervals on lines from the images towards the surface of the "
-        "ball, ten halvings, each time into the half in which the gap between two logits changes more, make the slope at least 32 "
+        "The model is deterministic. In more than a quarter of random intervals on lines along which all pixels move by up to eps, with "
+        "random signs, ten halvings, each time into the half in which the gap between two logits changes more, make the slope at least 32 "
         "times as steep. Layers with a differentiable approximation (BPDA) are replaced by it."
     )
     why: ClassVar[str] = (

@@ -25,7 +25,7 @@ class Check:
     """A test that can speak against a row. The name of its file is the flag.
 
     A subclass overrides the methods for the moments at which it looks. The first three run in every evaluation, so they
-    must be cheap. The last two run in ``advdef audit`` only. The attributes are literals, since they are read from the
+    must be cheap. The others run in ``advdef audit`` only. The attributes are literals, since they are read from the
     source file without an import.
 
     Attributes:
