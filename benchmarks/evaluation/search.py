@@ -66,7 +66,7 @@ class AttackSearch:
         started, passes = time.perf_counter(), self._passes()
         images = self.images.batch(indices)
         indices, labels = indices.to(images.device), self.labels[indices].to(images.device)
-        candidates, left_the_ball, without_gradients = self._candidates(indices, images, labels)
+        candidates, left_the_ball, no_gradients = self._candidates(indices, images, labels)
         forwards, backwards, without_gradient = self._passes() - passes
         batch = AttackedBatch(
             setup=self.setup,
@@ -75,7 +75,7 @@ class AttackSearch:
             followed_images=self.source.recent_points,
             candidates=candidates,
             left_the_ball=left_the_ball,
-            without_gradients=without_gradients,
+            no_gradients=no_gradients,
             scorer=self.scorer,
             fresh=self.fresh,
         )
@@ -129,7 +129,7 @@ class AttackSearch:
             rounded=None if self.setup.single_draw else rounded,
             minimal_norm=attack.minimal_norm,
         )
-        left_the_ball = without_gradients = False
+        left_the_ball = no_gradients = False
         for number, goal in enumerate(targets if len(targets) else labels[None]):
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
             seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
@@ -141,13 +141,13 @@ class AttackSearch:
                 except NoGradientError:
                     if not self.allow_no_gradients:
                         raise
-                    returned, without_gradients = images, True
+                    returned, no_gradients = images, True
             proposed = _checked_images(returned, images, attack)
             inside = project_exactly(proposed, images, search_threat)
             # The comparison is false for NaN.
             left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
             candidates.add(reset_outside(inside, images, threat))
-        return candidates, left_the_ball, without_gradients
+        return candidates, left_the_ball, no_gradients
 
 
 def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:

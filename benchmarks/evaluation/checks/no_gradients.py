@@ -35,7 +35,7 @@ class NoGradients(Check):
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def raised_by_batch(self, batch: AttackedBatch) -> bool:
-        return batch.without_gradients
+        return batch.no_gradients
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         reason = probe.without_gradients

@@ -38,7 +38,7 @@ class AttackedBatch:
         followed_images: ``(M, C, H, W)``, images at which the attack asked for a gradient; ``None`` if it asked for none.
         candidates: The perturbed images with their predictions.
         left_the_ball: Whether the attack returned images outside the threat model.
-        without_gradients: Whether the attack could not run because the model gives no gradients.
+        no_gradients: Whether the attack could not run because the model gives no gradients.
         scorer: The deployed decision rule.
         fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
     """
@@ -49,7 +49,7 @@ class AttackedBatch:
     followed_images: Tensor | None
     candidates: Candidates
     left_the_ball: bool
-    without_gradients: bool
+    no_gradients: bool
     scorer: Scorer
     fresh: Scorer | None
 

@@ -21,7 +21,7 @@ def batch(**options: Any) -> AttackedBatch:
         followed_images=None,
         candidates=nothing,
         left_the_ball=False,
-        without_gradients=False,
+        no_gradients=False,
         scorer=nothing,
         fresh=nothing,
     )
