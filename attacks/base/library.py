@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import inspect
 import io
-import logging
 import math
 import random as python_random
 import typing
@@ -27,7 +26,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.gradients.source_module import SourceModule
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import Random, seeded
-from robustbench_cli.attacks.base.threat import Threat, distance
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.core.errors import UserError, did_you_mean, is_out_of_memory, one_line
 from robustbench_cli.core.libraries import require_library
 
@@ -145,11 +144,6 @@ class Library(ABC):
 _STEPS = (("alpha", "steps"), ("eps_step", "max_iter"), ("abs_stepsize", "steps"))
 """The parameters with the step size and the number of steps in torchattacks, ART and Foolbox."""
 
-_NEAR_THE_RADIUS = 0.9
-"""The share of the radius that a fixed-radius attack is expected to reach on some image."""
-
-_logger = logging.getLogger(__name__)
-
 
 class ForeignAttack(Attack):
     """An attack of another library.
@@ -199,22 +193,7 @@ class ForeignAttack(Attack):
                         parameters={key: getattr(self, key) for key in type(self).model_fields},
                     )
                     perturbed[rows] = _checked(self._called(call), call)
-                    self._warn_of_short_steps(perturbed[rows], images[rows], call)
         return perturbed
-
-    def _warn_of_short_steps(self, perturbed: Tensor, images: Tensor, call: Call) -> None:
-        """Warns if a fixed-radius attack moved no image near the radius: the library's defaults do not follow ``eps``."""
-        if self.minimal_norm or call.eps is None or call.norm == "l0":
-            return
-        moved = float(distance(perturbed, images, call.norm).max())
-        if moved < _NEAR_THE_RADIUS * call.eps:
-            _logger.warning(
-                "%s moved no image further than %.2g of eps %.2g, so its robust accuracy may be too high: raise its steps or its "
-                "step size",
-                call.name,
-                moved,
-                call.eps,
-            )
 
     def _called(self, call: Call) -> object:
         """What the library returns.

@@ -25,12 +25,12 @@ _LEVEL = 1 / 255
 class CannotReach(Check):
     """A fixed-radius attack that does not break an image uses the ball up to its surface."""
 
-    text: ClassVar[str] = "the attack moved no unbroken image near the radius: its steps are too few or too short"
+    text: ClassVar[str] = "the attack's steps are too few or too short for the radius"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
-        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or the sum of its steps is shorter. Images that it left as they were do not "
-        "count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
+        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or the sum of its steps is shorter. Images "
+        "that it left as they were do not count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
     remedy: ClassVar[str] = (

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.apgd_ce import APGDCE
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.ddn import DDN
@@ -13,6 +14,7 @@ from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 
 SHORT = PGD(steps=10, step_size=2 / 255, random_start=False)
+OF_A_LIBRARY = registry.load("torchattacks:PGD")(steps=10, alpha=2 / 255)
 
 
 class Firm(nn.Module):
@@ -34,6 +36,8 @@ class Firm(nn.Module):
         (SHORT, "linf", 0.078, False),
         (PGD(steps=10, step_size=2 / 255), "linf", 0.1, True),
         (PGD(steps=10, step_size=2 / 255), "linf", 0.078, False),
+        (OF_A_LIBRARY, "linf", 0.1, True),
+        (OF_A_LIBRARY, "linf", 0.078, False),
         (SHORT, "linf", 0.0, False),
         (SHORT, "l2", 1.0, True),
         (SHORT, "l2", 0.1, False),
