@@ -66,6 +66,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     # The sigmoid of the width 0.1 has the slope 2.5 where both sides are equal.
     "above": (lambda values: (values >= 0.5).float(), 2.5),
     "below": (lambda values: (values < 0.5).to(torch.float32), -2.5),
+    "by_keyword": (lambda values: torch.gt(input=values, other=0.5).float(), 2.5),
+    "half_by_keyword": (lambda values: torch.gt(values, other=0.5).float(), 2.5),
+    "second": (lambda values: torch.lt(torch.tensor(0.5), values).float(), 2.5),
+    "second_operand": (lambda values: (torch.full((2, 3), 0.5) >= values).float(), -2.5),
 }
 
 
