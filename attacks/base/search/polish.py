@@ -13,12 +13,14 @@ from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image
 
 __all__ = ["polish"]
 
+# The numbers were tuned together with those of the targeted restarts.
 _PLANES = 5
 
 _OVERSHOOT = 1e-3
 """How far beyond the mean plane a step goes, relative to its distance from the image."""
 
 _SHRINK = 0.995
+"""The first radius of the search, relative to the smallest perturbation so far."""
 
 _SEARCH = AdaptiveRadius(steps=40, step_size=0.3, gamma=0.05, gamma_final=0.0005, momentum=0.9)
 
