@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,16 +86,12 @@ def _constants(body: list[ast.stmt]) -> dict[str, Any]:
     """The names that a block sets to literals."""
     constants = {}
     for node in body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        for target in targets:
-            if isinstance(target, ast.Name) and value is not None:
-                try:
-                    constants[target.id] = ast.literal_eval(value)
-                except ValueError:
-                    continue
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name):
+                with suppress(ValueError):
+                    constants[target.id] = ast.literal_eval(node.value)
     return constants
 
 
