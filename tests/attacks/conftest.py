@@ -43,6 +43,19 @@ class Linear(nn.Module):
         return self.scale * (rows.sum(2) + self.bias) + self.shift
 
 
+class NoiseLayer(nn.Module):
+    """A model behind normal noise on its images, drawn for every row."""
+
+    def __init__(self, model: nn.Module, sigma: float) -> None:
+        super().__init__()
+        self.model = model
+        self.sigma = sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images + self.sigma * torch.randn_like(images))
+        return logits
+
+
 @dataclass(frozen=True)
 class Victim:
     """A model with images and their labels."""

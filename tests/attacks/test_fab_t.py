@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.rng import Random
@@ -12,7 +11,7 @@ from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fab import FAB
 from robustbench_cli.attacks.fab_t import FABT
 
-from .conftest import Linear, LinearVictim
+from .conftest import Linear, LinearVictim, NoiseLayer
 
 
 def test_every_target_costs_one_gradient_a_step(linear_victim: Callable[..., LinearVictim]) -> None:
@@ -36,18 +35,6 @@ def test_towards_a_target_it_is_fab(linear_victim: Callable[..., LinearVictim]) 
     assert torch.equal(*perturbed)
 
 
-class NoiseLayer(nn.Module):
-    """A model behind normal noise on its images, drawn for every row."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images + 0.01 * torch.randn_like(images))
-        return logits
-
-
 @pytest.mark.parametrize("randomized", [False, True])
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_targets_in_one_batch_give_what_they_give_in_turn(
@@ -56,7 +43,7 @@ def test_targets_in_one_batch_give_what_they_give_in_turn(
     """Bit by bit, also of a randomized model, whose draws belong to the images and their targets."""
     victim = linear_victim(6)
     assert isinstance(victim.model, Linear)
-    model = NoiseLayer(victim.model) if randomized else victim.model
+    model = NoiseLayer(victim.model, 0.01) if randomized else victim.model
     attack = FABT(steps=8, n_target_classes=5, restarts=restarts)
     together, pairs, in_turn = (
         attack(model, victim.images, victim.labels, norm="l2", eot=1, batch_size=rows) for rows in (None, 48, 24)

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance
 
-from .conftest import LinearVictim
+from .conftest import LinearVictim, NoiseLayer
 
 CASES = [
     (name, norm)
@@ -82,19 +82,6 @@ def test_what_cannot_be_fooled_or_need_not_be_comes_back_as_it_was(
 
     unmoved = attack(Deaf(), victim.images, torch.zeros(24, dtype=torch.int64), norm=norm)
     assert torch.equal(unmoved, victim.images)
-
-
-class NoiseLayer(nn.Module):
-    """A model behind normal noise on its images, drawn for every row."""
-
-    def __init__(self, model: nn.Module, sigma: float) -> None:
-        super().__init__()
-        self.model = model
-        self.sigma = sigma
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images + self.sigma * torch.randn_like(images))
-        return logits
 
 
 def test_of_a_randomized_model_it_fools_nearly_every_fresh_draw(

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.fmn import FMN
 
-from ...conftest import Linear, LinearVictim
+from ...conftest import Linear, LinearVictim, NoiseLayer
 
 
 class Trap(nn.Module):
@@ -59,19 +59,6 @@ def test_towards_a_target_there_is_no_other_class(linear_victim: Callable[..., L
     with torch.no_grad():
         assert torch.equal(victim.model(perturbed).argmax(1), targets)
     assert (distance(perturbed, victim.images, "linf") <= 1.01 * victim.radii("linf")).all()
-
-
-class NoiseLayer(nn.Module):
-    """A model behind normal noise on its images, drawn for every row."""
-
-    def __init__(self, model: nn.Module, sigma: float) -> None:
-        super().__init__()
-        self.model = model
-        self.sigma = sigma
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images + self.sigma * torch.randn_like(images))
-        return logits
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
