@@ -145,8 +145,7 @@ def worst_logits(
         upper = upper + last.bias - last.bias[labels].unsqueeze(1)
     if not unit_roundoff:
         return upper
-    relative = _sum_error(last, unit_roundoff)
-    errors = functional.linear(relative * magnitude(low, high), last.weight.abs(), _scaled_abs(last.bias, relative))
+    errors = rounding_errors(last, low, high, unit_roundoff)
     index = labels.unsqueeze(1)
     return (upper + errors + errors.gather(1, index)).scatter(1, index, 0.0)
 
