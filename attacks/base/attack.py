@@ -175,7 +175,10 @@ class Attack(Settings, ABC):
         return self.minimal_norm
 
     def reach(self) -> float | None:
-        """The sum of the attack's step sizes, the longest way from its start; ``None`` where the steps follow ``eps``."""
+        """The sum of the step sizes: the longest way from the starting point. ``None`` if they follow ``eps``.
+
+        An attack that always starts at the image may leave it at ``None``: the perturbed images show how far it went.
+        """
         return None
 
     def min_classes(self, *, targeted: bool) -> int:
