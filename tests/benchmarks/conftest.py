@@ -148,7 +148,15 @@ def defended(cache: Callable[..., ModelCache]) -> DefendedModel:
 def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
     """The jobs of attacks on that network."""
 
-    def expanded(*specs: MethodSpec, eps: tuple[str, ...] = (), **changes: Any) -> list[Job]:
+    def expanded(
+        *specs: MethodSpec,
+        eps: tuple[str, ...] = (),
+        n: int = ATTACKED,
+        cascade: bool = False,
+        subject: DefendedModel = defended,
+        batch_size: int | None = None,
+        split: bool = False,
+    ) -> list[Job]:
         choices = []
         for spec in specs:
             kind: Any = attacks.load(spec.name)
@@ -162,21 +170,18 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
             )
         norm = usual_norm([choice.norms for choice in choices])
         radii = [parse_eps(text) for text in eps]
-        n = changes.get("n", ATTACKED)
-        suite = Suite(
-            dataset="digits", n=n, attacks=choices, norm=norm, eps=radii, cascade=changes.get("cascade", False)
-        )
+        suite = Suite(dataset="digits", n=n, attacks=choices, norm=norm, eps=radii, cascade=cascade)
         return expand(
             suite,
-            [changes.get("subject", defended)],
+            [subject],
             examples=first_examples(load_dataset("digits").split("test"), n),
             usual_eps="0.15",
             options=JobOptions(
                 store=tmp_path / "store",
                 data_dir=None,
                 device="cpu",
-                batch_size=changes.get("batch_size"),
-                split=changes.get("split", False),
+                batch_size=batch_size,
+                split=split,
             ),
         )
 

@@ -147,9 +147,9 @@ def test_the_same_cell_gives_the_same_row_anywhere(
     """Into another store, from another file and with another batch size, a cell has one identity and one outcome."""
     (job,) = jobs(spec("pgd", steps=3))
     moved = cache(epochs=8).trained(cache(epochs=8).training(), tmp_path / "moved.safetensors")
-    (other,) = jobs(spec("pgd", steps=3), defended=moved, batch_size=7)
+    (other,) = jobs(spec("pgd", steps=3), subject=moved, batch_size=7)
     other = other.model_copy(update={"store": tmp_path / "other"})
-    assert other.cell == job.cell
+    assert (other.checkpoint, other.cell) == (moved.path, job.cell)
     assert done(other).summary == pytest.approx(done(job).summary)
 
 
