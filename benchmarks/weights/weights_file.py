@@ -22,6 +22,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from robustbench_cli.benchmarks.weights.file_names import SUFFIXES, require_existing
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = [
     "MOST_CHANNELS",
@@ -92,12 +93,16 @@ def read_bytes(path: Path) -> bytes:
         path: The file.
 
     Raises:
-        UserError: The file is missing, a folder or empty; or it is a web page or a pointer of git-lfs.
+        UserError: The file is missing, a folder, a pipe or a device, or empty; or it is a web page or a pointer of git-lfs.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a file of weights ({', '.join(SUFFIXES)})")
     require_existing(path)
-    data = path.read_bytes()
+    try:
+        with open_regular(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): give a file of weights ({', '.join(SUFFIXES)})"
+        ) from None
     if not data:
         raise UserError(f"{path} is empty: save or download it again")
     start = data[:1024].lstrip().lower()

@@ -204,14 +204,15 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float, k
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    """A missing file gets the name of the nearest one beside it; a folder is told from a file."""
+    """A missing file gets the name of the nearest one beside it; a folder and a pipe, which would block, are no files."""
     (tmp_path / "resnet18.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no checkpoint .*/resnet8.pth: did you mean 'resnet18.pth'"):
         read_bytes(tmp_path / "resnet8.pth")
     with pytest.raises(UserError, match=r"no checkpoint .*/x/y.pth: there are none"):
         read_bytes(tmp_path / "x" / "y.pth")
-    with pytest.raises(UserError, match="is a folder"):
-        read_bytes(tmp_path)
+    refused(tmp_path, r"cannot be read \(it is a folder, not a file\): give a file of weights")
+    os.mkfifo(tmp_path / "pipe.pt")
+    refused(tmp_path / "pipe.pt", "it is a pipe, not a file")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
