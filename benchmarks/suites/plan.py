@@ -52,6 +52,7 @@ from robustbench_cli.benchmarks.training.model_cache import (
     require_classes,
 )
 from robustbench_cli.benchmarks.training.train import Training
+from robustbench_cli.benchmarks.weights.fill import OtherClassesError
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
@@ -459,9 +460,9 @@ def _base(
             warnings.warn(message, Notice, stacklevel=2)
         try:
             return open_defended_model(entry.checkpoint, named=named, **arguments)
-        except UserError as error:
+        except OtherClassesError as error:
             # --classes alone would let the weights meet labels that are numbered otherwise.
-            raise UserError(f"{error}{numbering_hint(data)}") if "give --classes" in str(error) else error from None
+            raise UserError(f"{error}{numbering_hint(data)}") from None
 
 
 def _decision_rules(config: SuiteConfig) -> list[DecisionRule | None]:

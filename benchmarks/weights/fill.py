@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.weights.weights_file import (
 )
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["LoadedWeights", "fill"]
+__all__ = ["LoadedWeights", "OtherClassesError", "fill"]
 
 # Parts that wrappers add to names, in any position: DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -33,6 +33,10 @@ _POSITIONS = re.compile(r"pos_embed|position_embed|relative_position")
 """Parameters of vision transformers whose shapes depend on the size of the images."""
 _MOST_CANDIDATES = 100
 """The most copies of the network in one state dict that are compared: the time grows with the square of their number."""
+
+
+class OtherClassesError(UserError):
+    """Weights fit a model but for its number of classes, and perhaps its channels."""
 
 
 class LoadedWeights(NamedTuple):
@@ -96,6 +100,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
         What was loaded, and whether other weights fit too.
 
     Raises:
+        OtherClassesError: The file is of a model with another number of classes.
         UserError: A name is missing or left over, a shape differs, or a weight is NaN or infinite.
     """
     expected = model.state_dict()
@@ -108,7 +113,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     fitting = [candidate for candidate in candidates if not candidate.faults]
     if not fitting:
         nearest = max(candidates, key=lambda candidate: candidate.matches)
-        raise UserError(f"{path} does not fit {spec}: {'; '.join(nearest.faults)}: {_way_out(nearest, expected)}")
+        raise _misfit(nearest, expected, f"{path} does not fit {spec}")
     best, *others = sorted(fitting, key=lambda candidate: candidate.rank)
     # Some files have the same network twice, as those of MadryLab's robustness.
     others = [other for other in others if not _same_tensors(other.tensors, best.tensors)]
@@ -117,31 +122,35 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     return _with_normalization(best, state.beside, path).loaded(path, others)
 
 
-def _way_out(candidate: _Candidate, expected: Mapping[str, Tensor]) -> str:
-    """What to do about a candidate that does not fit: the option for the classes or the channels, if only these differ.
+def _misfit(candidate: _Candidate, expected: Mapping[str, Tensor], problem: str) -> UserError:
+    """The error of a file that does not fit; it names the option for the classes or the channels, if only these differ.
 
     Args:
         candidate: The nearest one.
         expected: The state dict of the model.
+        problem: The beginning of the message.
     """
-    wrong = [name for name, tensor in candidate.tensors.items() if tensor.shape != expected[name].shape]
+    problem = f"{problem}: {'; '.join(candidate.faults)}"
+    shapes = {name: (tensor.shape, expected[name].shape) for name, tensor in candidate.tensors.items()}
+    differing = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
     complete = not (candidate.missing or candidate.unexpected)
-    if complete and wrong and all(_POSITIONS.search(name) for name in wrong):
-        return "its position embeddings are for images of another size: give --image-size, the one of its training"
-    shapes = [(tensor.shape, expected[name].shape) for name, tensor in candidate.tensors.items()]
-    differing = [(in_file, in_model) for in_file, in_model in shapes if in_file != in_model]
-    classes = {in_file[0] for in_file, in_model in differing if in_file[1:] == in_model[1:]}
+    if complete and differing and all(_POSITIONS.search(name) for name in differing):
+        return UserError(
+            f"{problem}: its position embeddings are for images of another size: give --image-size, the one of its training"
+        )
+    classes = {in_file[0] for in_file, in_model in differing.values() if in_file[1:] == in_model[1:]}
     first = [
         in_file[1]
-        for in_file, in_model in differing
+        for in_file, in_model in differing.values()
         if len(in_file) == 4 and in_file[1] in {1, 3} and (in_file[0], *in_file[2:]) == (in_model[0], *in_model[2:])
     ]
     only_these = complete and len(differing) <= 3
     options = [f"--channels {channels} for its images" for channels in first]
     options += [f"--classes {number}" for number in classes]
     if options and only_these and len(first) <= 1 and len(classes) <= 1:
-        return f"give {' and '.join(options)}"
-    return "check the model, the classes and the images' shape"
+        kind = OtherClassesError if classes else UserError
+        return kind(f"{problem}: give {' and '.join(options)}")
+    return UserError(f"{problem}: check the model, the classes and the images' shape")
 
 
 def _with_normalization(candidate: _Candidate, beside: Mapping[str, Tensor], path: Path) -> _Candidate:

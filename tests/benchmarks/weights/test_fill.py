@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from robustbench_cli.benchmarks.models.base.wide_resnet import WideResNet
-from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, OtherClassesError, fill
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError
 
@@ -75,8 +75,9 @@ def convolutional(channels: int, classes: int) -> nn.Sequential:
 )
 def test_other_channels_or_classes(channels: int, classes: int, way_out: str) -> None:
     """The line names the option, if nothing else differs."""
-    with pytest.raises(UserError, match=f": {way_out}$"):
+    with pytest.raises(UserError, match=f": {way_out}$") as caught:
         fill(convolutional(1, 10), convolutional(channels, classes).state_dict(), Path("a.pt"), spec="x")
+    assert isinstance(caught.value, OtherClassesError) == (classes != 10)
 
 
 def test_position_embeddings_of_another_image_size() -> None:
