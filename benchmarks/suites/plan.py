@@ -263,20 +263,31 @@ def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]
         if getattr(config, key) and not any(choice.perturbs for _, choices in groups for choice in choices):
             option = config.prefix(key) + key if config.location(key) else f"--{key}"
             raise UserError(f"{option} changes nothing: the attack none leaves the images as they are: leave it out")
-    _require_one_judged(config, groups)
+    _require_stoppable(config, groups)
     return groups
 
 
-def _require_one_judged(config: SuiteConfig, groups: Sequence[tuple[AttackGroup, Sequence[AttackChoice]]]) -> None:
-    """Checks that no cells that may stop early have a per-image worst case, which they would lack.
+def _require_stoppable(config: SuiteConfig, groups: Sequence[tuple[AttackGroup, Sequence[AttackChoice]]]) -> None:
+    """Checks that each cell may stop as soon as its own accuracy is decided, where the user wants that.
 
     Raises:
-        UserError: They would have one. A cascade and a minimal-norm attack have messages of their own.
+        UserError: A cascade or a per-image worst case needs all outcomes of each attack, or an attack has no radius.
     """
+    if all(options.stop_when_decided is None for options in config.grid_options()):
+        return
+    if any(group.cascade for group, _ in groups):
+        raise UserError(
+            "stop_when_decided judges each attack alone, and in this suite each attack needs the outcomes of those before it: "
+            "leave it out, or name one attack"
+        )
     choices = [choice for _, choices in groups for choice in choices if choice.perturbs]
-    stops = any(options.stop_when_decided is not None for options in config.grid_options())
-    has_message = any(choice.minimal_norm for choice in choices) or any(group.cascade for group, _ in groups)
-    if stops and len(choices) > 1 and not has_message:
+    for choice in choices:
+        if choice.minimal_norm:
+            raise UserError(
+                f"stop_when_decided is for attacks within a radius, and {choice.spec.name} searches once for all radii: leave it "
+                "out, or name a fixed-radius attack"
+            )
+    if len(choices) > 1:
         names = ", ".join(dict.fromkeys(choice.spec.label for choice in choices))
         raise UserError(
             f"stop_when_decided judges each attack alone, not what {len(choices)} attacks ({names}) leave together: give one attack"

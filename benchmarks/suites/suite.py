@@ -204,7 +204,6 @@ class Suite:
         """
         if self.accounting == "single-draw" and self.options.repeats is not None:
             raise UserError("this suite scores single draws, as AutoAttack does: leave out --repeats")
-        self._require_stoppable()
         norm = self.norm
         radii = self._radii(usual_eps)
         threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
@@ -222,26 +221,6 @@ class Suite:
         if self.cascade:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
-
-    def _require_stoppable(self) -> None:
-        """Checks that each cell may stop as soon as its own accuracy is decided.
-
-        Raises:
-            UserError: It may not.
-        """
-        if self.options.stop_when_decided is None:
-            return
-        if self.cascade:
-            raise UserError(
-                "stop_when_decided judges each attack alone, and in this suite each attack needs the outcomes of those before it: "
-                "leave it out, or name one attack"
-            )
-        for attack in self.attacks:
-            if attack.minimal_norm:
-                raise UserError(
-                    f"stop_when_decided is for attacks within a radius, and {attack.spec.name} searches once for all radii: leave it "
-                    "out, or name a fixed-radius attack"
-                )
 
     def _radii(self, usual_eps: str) -> list[Eps]:
         """The radii in ascending order; empty if only minimal-norm attacks run and the user gave none."""
