@@ -74,7 +74,7 @@ class ModelCache:
         begin: Called with a label and a file before each training.
         wait: Called with a label before waiting for another process that is training it.
         progress: Called after each epoch.
-        own_weights: The sha256 of the weights of the user's models that were built already, by their names.
+        own_weights: The sha256 of the weights of the user's models that were built already, by name and number of classes.
     """
 
     dataset: str
@@ -85,7 +85,7 @@ class ModelCache:
     begin: Callable[[str, Path], None] = lambda *_: None
     wait: Callable[[str], None] = lambda _: None
     progress: Callable[[TrainingProgress], None] = lambda _: None
-    own_weights: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    own_weights: dict[tuple[str, int], str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def data(self) -> Dataset:
@@ -226,15 +226,16 @@ class ModelCache:
         Raises:
             UserError: The model cannot be built.
         """
-        if model not in self.own_weights:
+        key = model, classes
+        if key not in self.own_weights:
             with seeded(0), isolated():
                 network = build_untrained(model, shape=self.data.shape, classes=classes)
             digest = hashlib.sha256()
             for name, tensor in (*network.named_parameters(), *network.named_buffers()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            self.own_weights[model] = digest.hexdigest()
-        return self.own_weights[model]
+            self.own_weights[key] = digest.hexdigest()
+        return self.own_weights[key]
 
     def trained(self, training: Training, path: Path | None = None) -> DefendedModel:
         """A defended model, trained now unless its checkpoint exists or another process is training it.
