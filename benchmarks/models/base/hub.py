@@ -98,7 +98,11 @@ class HubRepository:
             UserError: As for :meth:`file`, or the repository has none of them.
         """
         hub = require_library("huggingface_hub", extra="hub", needed_by=str(self))
-        cached = [name for name in filenames if isinstance(hub.try_to_load_from_cache(self.name, name), str)]
+        cached = [
+            name
+            for name in filenames
+            if isinstance(hub.try_to_load_from_cache(self.name, name, revision=self.revision), str)
+        ]
         for name in cached or filenames:
             file = self.file(name)
             if file is not None:
