@@ -21,7 +21,7 @@ from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import read_config
 from robustbench_cli.cli.help_page import PAGE, Option, epilog, option, variable, write_options
 from robustbench_cli.cli.option_sets import Decorator, OptionSet, collect
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, GPUS, JOBS, OneOf, as_written
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, GPUS, JOBS, SETTING, OneOf, as_written
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
 
@@ -47,6 +47,7 @@ __all__ = [
     "process_options",
     "repeats_option",
     "stores_or_default",
+    "training_settings",
     "warn_of_fewer_images",
 ]
 
@@ -386,6 +387,16 @@ def _source(name: str) -> ParameterSource | None:
     context = click.get_current_context(silent=True)
     return None if context is None else context.get_parameter_source(name)
 
+
+training_settings = option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    group="Defense",
+    help="Parameter of a defense or of the training, such as train.lr=0.01; see 'advdef show training'.",
+)
+"""Adds ``--set`` to a command without an attack; it arrives as ``settings``."""
 
 eot_option = option(
     "--eot",

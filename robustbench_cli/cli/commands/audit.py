@@ -24,9 +24,10 @@ from robustbench_cli.cli.options import (
     option,
     output_format,
     stores_or_default,
+    training_settings,
     warn_of_fewer_images,
 )
-from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
+from robustbench_cli.cli.param_types import EPS, OneOf, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,14 +59,7 @@ _OF_RUNS = ("seed", "device", "batch_size")
 @command("audit")
 @click.argument("store_to_judge", required=False, type=click.Path(path_type=Path), metavar="[STORE]")
 @model_options(checkpoints=True, checkpoint_help="Audit the model in this file.")
-@option(
-    "--set",
-    "settings",
-    type=SETTING,
-    multiple=True,
-    group="Defense",
-    help="Parameter of a defense or of the training, such as train.lr=0.01.",
-)
+@training_settings
 @option(
     "--budget",
     type=OneOf(get_args(Budget)),

@@ -17,9 +17,10 @@ from robustbench_cli.cli.options import (
     is_given,
     option,
     output_files,
+    training_settings,
     warn_of_fewer_images,
 )
-from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
+from robustbench_cli.cli.param_types import EPS, OneOf, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,14 +46,7 @@ ALPHA = 0.001
 
 @command("certify")
 @model_options(checkpoints=True, decisions=False, checkpoint_help="Certify the model in this file.")
-@option(
-    "--set",
-    "settings",
-    type=SETTING,
-    multiple=True,
-    group="Defense",
-    help="Parameter of a defense or of the training, such as train.lr=0.01.",
-)
+@training_settings
 @option(
     "--sigma",
     type=float,

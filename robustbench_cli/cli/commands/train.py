@@ -8,8 +8,8 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.model_args import ModelArgs, model_options
-from robustbench_cli.cli.options import Common, command, computing_options, option
-from robustbench_cli.cli.param_types import SETTING, Setting
+from robustbench_cli.cli.options import Common, command, computing_options, option, training_settings
+from robustbench_cli.cli.param_types import Setting
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
 
@@ -18,14 +18,7 @@ __all__ = ["train"]
 
 @command("train", in_processes=True)
 @model_options(checkpoints=False, checkpoint_help="Start from the model in this file.")
-@option(
-    "--set",
-    "settings",
-    type=SETTING,
-    multiple=True,
-    group="Defense",
-    help="Parameter of a defense or of the training, such as train.lr=0.01; see 'advdef show training'.",
-)
+@training_settings
 @option(
     "-o",
     "--output",
