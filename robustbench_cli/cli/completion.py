@@ -1,51 +1,15 @@
-"""Names of attacks, defenses, data sets, models and suites on the command line, without an import of torch."""
+"""Completes names of attacks, defenses, data sets, models and suites in a shell, without an import of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-__all__ = ["NameOf", "complete_names", "complete_shown_name"]
+__all__ = ["complete_names", "complete_shown_name"]
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
-
-
-class NameOf(click.ParamType[str]):
-    """The name of an attack, a suite or the like; an unknown one is refused at once.
-
-    Args:
-        kind: One of :data:`~.catalog.KINDS`.
-        prefix: What may stand before a name, such as ``eot-``.
-    """
-
-    name = "name"
-
-    def __init__(self, kind: str, *, prefix: str = "") -> None:
-        self._kind = kind
-        self._prefix = prefix
-        self._complete = complete_names(kind, prefix=prefix)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Checks that the name is known; its options after a ``?`` are checked later.
-
-        Raises:
-            UserError: It is not.
-        """
-        from robustbench_cli.cli.catalog import names, require_known
-
-        text = str(value)
-        name = text.partition("?")[0] if self._kind == "dataset" else text
-        if self._prefix and name not in names(self._kind):
-            name = name.removeprefix(self._prefix)
-        require_known(self._kind, name)
-        return text
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """See :func:`complete_names`."""
-        return self._complete(ctx, param, incomplete)
 
 
 def complete_names(kind: str, *, prefix: str = "") -> Complete:

@@ -14,9 +14,8 @@ from robustbench_cli.benchmarks.datasets.base.choices import Channels, Crop, Int
 from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.benchmarks.weights.file_names import require_existing
 from robustbench_cli.cli import help_page
-from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.option_sets import OptionSet
-from robustbench_cli.cli.param_types import OneOf, decimal
+from robustbench_cli.cli.param_types import NameOf, OneOf, decimal
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The types of option values: numbers as they are written, radii, settings, devices."""
+"""The types of option values: numbers as they are written, names, radii, settings, devices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.core.cores import usable_cores
 from robustbench_cli.core.errors import did_you_mean
 
@@ -25,6 +27,7 @@ __all__ = [
     "SETTING",
     "SHARD",
     "Decimal",
+    "NameOf",
     "OneOf",
     "Setting",
     "Whole",
@@ -111,6 +114,41 @@ class OneOf(click.Choice[str]):
         is_close = suggestion.startswith("did you mean")
         hint = f": {suggestion}" if is_close else f" (choose from {', '.join(self.choices)})"
         raise click.BadParameter(f"unknown {noun} '{text}'{hint}", ctx=ctx, param=param)
+
+
+class NameOf(click.ParamType[str]):
+    """The name of an attack, a suite or the like; an unknown one is refused at once.
+
+    Args:
+        kind: One of :data:`~.catalog.KINDS`.
+        prefix: What may stand before a name, such as ``eot-``.
+    """
+
+    name = "name"
+
+    def __init__(self, kind: str, *, prefix: str = "") -> None:
+        self._kind = kind
+        self._prefix = prefix
+        self._complete = complete_names(kind, prefix=prefix)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks that the name is known; its options after a ``?`` are checked later.
+
+        Raises:
+            UserError: It is not.
+        """
+        from robustbench_cli.cli.catalog import names, require_known
+
+        text = str(value)
+        name = text.partition("?")[0] if self._kind == "dataset" else text
+        if self._prefix and name not in names(self._kind):
+            name = name.removeprefix(self._prefix)
+        require_known(self._kind, name)
+        return text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """See :func:`complete_names`."""
+        return self._complete(ctx, param, incomplete)
 
 
 class _AsNamed(click.ParamType[T]):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.shell_completion import BashComplete
@@ -79,27 +78,3 @@ def test_the_help_says_how_to_switch_it_on() -> None:
     text = " ".join(advdef.get_help(click.Context(advdef, info_name="advdef")).split())
     for shell in ("bash", "zsh", "fish"):
         assert f"_ADVDEF_COMPLETE={shell}_source advdef" in text
-
-
-UNKNOWN = [
-    ("attack", "--attack", "eot-pdg", "unknown attack 'pdg': did you mean 'pgd'?"),
-    ("attack", "--defense", "hsr", "unknown defense 'hsr': did you mean 'hrs'?"),
-    ("attack", "--dataset", "digitz?channels=3", "unknown dataset 'digitz': did you mean 'digits'?"),
-    ("attack", "--model", "resnet18", "unknown model 'resnet18': did you mean 'torchvision:resnet18'?"),
-    ("attack", "--suite", "standrd", "unknown suite 'standrd': did you mean 'standard'?"),
-    ("certify", "--checkpoint", "gone.pt", "no checkpoint gone.pt: there are none"),
-]
-
-
-def test_an_unknown_name_is_refused_without_torch(tmp_path: Path) -> None:
-    """Its import takes seconds; ``sys.modules`` shows whether it was needed."""
-    code = (
-        "import sys\n"
-        "from robustbench_cli.cli.main import main\n"
-        f"for words in {[entry[:-1] for entry in UNKNOWN]!r}:\n"
-        "    print(main(words), 'torch' in sys.modules)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert ended.stdout.splitlines() == ["2 False"] * len(UNKNOWN)
-    for line, (*_, message) in zip(ended.stderr.splitlines(), UNKNOWN, strict=True):
-        assert line.startswith(f"advdef: error: {message}")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -70,3 +73,27 @@ def test_auto_is_a_process_for_each_core_that_may_be_used(monkeypatch: pytest.Mo
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     assert read("jobs", "auto") == 6
+
+
+UNKNOWN = [
+    ("attack", "--attack", "eot-pdg", "unknown attack 'pdg': did you mean 'pgd'?"),
+    ("attack", "--defense", "hsr", "unknown defense 'hsr': did you mean 'hrs'?"),
+    ("attack", "--dataset", "digitz?channels=3", "unknown dataset 'digitz': did you mean 'digits'?"),
+    ("attack", "--model", "resnet18", "unknown model 'resnet18': did you mean 'torchvision:resnet18'?"),
+    ("attack", "--suite", "standrd", "unknown suite 'standrd': did you mean 'standard'?"),
+    ("certify", "--checkpoint", "gone.pt", "no checkpoint gone.pt: there are none"),
+]
+
+
+def test_an_unknown_name_is_refused_without_torch(tmp_path: Path) -> None:
+    """Its import takes seconds; ``sys.modules`` shows whether it was needed."""
+    code = (
+        "import sys\n"
+        "from robustbench_cli.cli.main import main\n"
+        f"for words in {[entry[:-1] for entry in UNKNOWN]!r}:\n"
+        "    print(main(words), 'torch' in sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ended.stdout.splitlines() == ["2 False"] * len(UNKNOWN)
+    for line, (*_, message) in zip(ended.stderr.splitlines(), UNKNOWN, strict=True):
+        assert line.startswith(f"advdef: error: {message}")

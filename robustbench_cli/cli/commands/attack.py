@@ -10,7 +10,7 @@ import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.cli import console
-from robustbench_cli.cli.completion import NameOf, complete_names
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.gate_args import GateArgs, gate_options
 from robustbench_cli.cli.grid_args import grid_options
 from robustbench_cli.cli.model_args import ModelArgs, model_options
@@ -26,7 +26,7 @@ from robustbench_cli.cli.options import (
     output_files,
     process_options,
 )
-from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
+from robustbench_cli.cli.param_types import EPS, SETTING, NameOf, OneOf, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:

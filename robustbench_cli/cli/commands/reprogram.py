@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -20,7 +19,7 @@ from robustbench_cli.cli.options import (
     repeats_option,
     warn_of_fewer_images,
 )
-from robustbench_cli.cli.param_types import SETTING, Setting
+from robustbench_cli.cli.param_types import SETTING, NameOf, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_files, process_options
-from robustbench_cli.cli.param_types import SHARD, OneOf
+from robustbench_cli.cli.param_types import SHARD, NameOf, OneOf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
