@@ -15,7 +15,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.benchmarks.evaluation.options import Accounting
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
-from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
 __all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "scored"]
@@ -158,9 +158,7 @@ class Threat:
         for row in self.rows:
             if row.stopped_interval is not None:
                 return row.stopped_interval
-        worst = self.worst
-        interval = passes_interval if worst.draws_shared else images_interval
-        return interval(worst.worst_right)
+        return self.scored.interval(0.95)
 
     @property
     def text(self) -> str:
