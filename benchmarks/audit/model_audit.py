@@ -182,7 +182,6 @@ def passes_of(checks: Sequence[Check], probe: ModelProbe) -> int:
     """
     needs = {need for check in checks for need in check.needs}
     shared = probe.passes_of(probe.baseline_attack) if "baseline" in needs else 0
-    shared += probe.trace_passes if "trace" in needs else 0
     shared += len(probe) if "logits" in needs else 0
     return shared + sum(check.passes(probe) for check in checks)
 
@@ -191,7 +190,7 @@ def _obstacle(check: Check, probe: ModelProbe) -> str:
     """Why a check cannot run; empty if it can."""
     if BUDGETS.index(check.budget) > BUDGETS.index(probe.budget):
         return f"it needs the budget {check.budget}"
-    if {"gradients", "trace"} & {*check.needs} and probe.without_gradients:
+    if "gradients" in check.needs and probe.without_gradients:
         return "the model gives no input gradients"
     if "training" in check.needs and probe.training is None:
         return "the training images are not known"

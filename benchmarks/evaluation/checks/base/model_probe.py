@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.losses import cross_entropy, margin
+from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random, seed_from
-from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image, random_in_ball, steepest_ascent
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
@@ -27,17 +26,9 @@ from robustbench_cli.benchmarks.evaluation.cost import passes
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["Attacked", "ModelProbe", "Trace"]
+__all__ = ["Attacked", "ModelProbe"]
 
 Value = TypeVar("Value")
-
-_TRACED = 64
-"""The most images of a trace."""
-
-_TRACED_NUMBERS = 2**26
-"""The most pixels of all points of a trace."""
-
-_TRACE_STEPS = 20
 
 
 class Attacked(Protocol):
@@ -58,25 +49,6 @@ class Attacked(Protocol):
     @property
     def summary(self) -> dict[str, float]:
         """The figures of the row, by column."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """The path of a gradient attack that never stops early: PGD with S steps on n images.
-
-    Attributes:
-        rows: ``(n,)``, the numbers of the images.
-        points: ``(S + 1, n, C, H, W)``: the start and the iterates.
-        losses: ``(S + 1, n)``: the mean cross-entropy over the draws.
-        margins: ``(S + 1, n)``: the mean margin over the draws; negative where the class is lost.
-        gradients: ``(S + 1, n)``: the l2 norm of the loss gradient.
-    """
-
-    rows: Tensor
-    points: Tensor
-    losses: Tensor
-    margins: Tensor
-    gradients: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,16 +107,14 @@ class ModelProbe:
         """The number of images on which an attack beside the baseline runs, by the budget."""
         return min(len(self), self.effort(50, 100, 300))
 
-    def source(self, rows: Tensor | None = None, *, eot: EOTChoice = "auto") -> GradientSource:
+    def source(self, rows: Tensor) -> GradientSource:
         """A new gradient source in full float32, whose draws are bound to images.
 
         Args:
-            rows: ``(n,)``, the numbers of the images that will be queried; all by default.
-            eot: The draws per gradient of a randomized model.
+            rows: ``(n,)``, the numbers of the images that will be queried.
         """
-        source = self.measured.source(eot, seed=self.seed, precision="float32")
-        numbers = torch.arange(len(self), device=self.images.device) if rows is None else rows
-        source.bind_draws(seed_from(self.seed, "audit"), numbers)
+        source = self.measured.source("auto", seed=self.seed, precision="float32")
+        source.bind_draws(seed_from(self.seed, "audit"), rows)
         return source
 
     @cached_property
@@ -152,14 +122,13 @@ class ModelProbe:
         """The passes of one draw behind one gradient or one expectation of an image, each way."""
         return self.measured.source("auto").cost
 
-    def threat(self, rows: Tensor, *, eps: float | None = None) -> Threat:
+    def threat(self, rows: Tensor) -> Threat:
         """The untargeted threat of some images.
 
         Args:
             rows: ``(n,)``, the numbers of the images.
-            eps: Another radius than the probe's.
         """
-        return PGD().threat(self.images[rows], norm=self.norm, eps=self.eps if eps is None else eps, targeted=False)
+        return PGD().threat(self.images[rows], norm=self.norm, eps=self.eps, targeted=False)
 
     def random(self, rows: Tensor, label: str) -> Random:
         """A stream of random numbers for each image.
@@ -232,45 +201,3 @@ class ModelProbe:
     def logits(self) -> Tensor:
         """``(N, K)``: the logits of the images, at one draw each."""
         return model_logits(self.measured, self.images)
-
-    @cached_property
-    def correct(self) -> Tensor:
-        """The numbers of the images that the baseline evaluation finds right in every draw before the attack."""
-        right = torch.from_numpy(self.baseline.outcomes.clean_right.all(axis=0))
-        return right.nonzero()[:, 0].to(self.images.device)
-
-    @property
-    def traced(self) -> int:
-        """The number of images of the trace."""
-        points = (_TRACE_STEPS + 1) * self.images[0].numel()
-        return max(1, min(len(self), self.effort(16, _TRACED, _TRACED), _TRACED_NUMBERS // points))
-
-    @cached_property
-    def trace(self) -> Trace:
-        """The path of PGD from a random start; the step size falls linearly from twice the radius to 0."""
-        rows = torch.arange(self.traced, device=self.images.device)
-        images, labels, threat = self.images[rows], self.labels[rows], self.threat(rows)
-        source, feasible = self.source(rows), FeasibleSet(images, threat)
-        sizes = per_image(threat.eps, images).to(images.dtype)
-        point = feasible.project(images + random_in_ball(images, threat, self.random(rows, "trace")))
-        points, losses, margins, norms = [], [], [], []
-        for step in range(_TRACE_STEPS + 1):
-            logits, values, gradient = source.values_and_gradient(point, labels, cross_entropy)
-            points.append(point)
-            losses.append(values.mean(0))
-            margins.append(margin(logits, labels.expand(len(logits), -1)).mean(0))
-            norms.append(gradient.flatten(1).norm(dim=1))
-            direction = steepest_ascent(gradient, self.norm)
-            point = feasible.project(point + 2 * (1 - step / _TRACE_STEPS) * sizes * direction)
-        return Trace(
-            rows=rows,
-            points=torch.stack(points),
-            losses=torch.stack(losses),
-            margins=torch.stack(margins),
-            gradients=torch.stack(norms),
-        )
-
-    @property
-    def trace_passes(self) -> int:
-        """The cost of :attr:`trace`."""
-        return round(2 * (_TRACE_STEPS + 1) * self.traced * self.gradient_cost)

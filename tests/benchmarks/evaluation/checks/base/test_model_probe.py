@@ -1,32 +1,12 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.square import Square
 
 from ..conftest import MakeProbe
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_trace_is_the_path_of_pgd(make_probe: MakeProbe, network: nn.Module, images: Tensor, norm: str) -> None:
-    """Its points stay in the ball, its losses are those of the points, and they grow."""
-    eps = 0.05 if norm == "linf" else 0.5
-    probe = make_probe(network, images, norm=norm, eps=eps)
-    trace = probe.trace
-    moved = (trace.points - images).flatten(2)
-    assert trace.points.shape == (21, 8, 1, 12, 12)
-    assert torch.linalg.vector_norm(moved, ord=torch.inf if norm == "linf" else 2, dim=2).max() <= eps + 1e-5
-    losses = torch.stack([cross_entropy(network(point), probe.labels) for point in trace.points])
-    assert torch.allclose(losses, trace.losses, atol=1e-5)
-    assert (trace.losses[-1] > trace.losses[0]).all()
-    assert (trace.gradients > 0).all()
-    top = torch.stack([network(point) for point in trace.points]).topk(2).values
-    right = trace.margins > 0
-    assert torch.allclose(trace.margins[right], (top[..., 0] - top[..., 1])[right], atol=1e-5)
 
 
 def test_the_announced_passes_are_those_that_are_made(
@@ -38,7 +18,6 @@ def test_the_announced_passes_are_those_that_are_made(
     made = evaluation.forwards + evaluation.backwards  # type: ignore[attr-defined]
     assert probe.passes_of(FGSM()) >= made
     assert probe.passes_of(FGSM()) <= made + 4 * len(images)
-    assert probe.trace_passes == 2 * 21 * 8
 
 
 def test_the_budget_selects_the_effort(make_probe: MakeProbe, network: nn.Module, images: Tensor) -> None:
