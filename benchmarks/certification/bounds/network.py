@@ -24,6 +24,7 @@ from robustbench_cli.benchmarks.certification.bounds.operations import (
     Reshape,
     Scale,
     Shape,
+    symmetric_padding,
 )
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
@@ -381,8 +382,7 @@ def _batch_norm(inputs: Sequence[int], shape: Shape, layer: nn.BatchNorm1d | nn.
 
 def _is_plain(layer: nn.Conv2d) -> bool:
     """Whether a convolution pads with zeros, by as much on both sides."""
-    padding = layer._reversed_padding_repeated_twice  # noqa: SLF001
-    return layer.padding_mode == "zeros" and (layer.padding == "valid" or padding[::2] == padding[1::2])
+    return layer.padding_mode == "zeros" and symmetric_padding(layer) is not None
 
 
 def _reshapes(node: fx.Node) -> bool:

@@ -15,7 +15,18 @@ from torch.nn import functional
 from robustbench_cli.benchmarks.certification.bounds.rows import Rows
 from robustbench_cli.defenses.base.surgery.interval_bounds import magnitude, propagate, rounding_errors
 
-__all__ = ["UNIT_ROUNDOFF", "Add", "Affine", "Box", "Operation", "Reshape", "Scale", "Shape", "place_in"]
+__all__ = [
+    "UNIT_ROUNDOFF",
+    "Add",
+    "Affine",
+    "Box",
+    "Operation",
+    "Reshape",
+    "Scale",
+    "Shape",
+    "place_in",
+    "symmetric_padding",
+]
 
 UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
 """The largest relative rounding error of one operation of a model in single precision."""
@@ -96,7 +107,9 @@ class Affine(Operation):
         self.plane = plane
         if isinstance(layer, nn.Conv2d):
             self._stride, self._dilation = _pair(layer.stride), _pair(layer.dilation)
-            self._padding = _pair((0, 0) if layer.padding == "valid" else _reversed_padding(layer))
+            padding = symmetric_padding(layer)
+            assert padding is not None
+            self._padding = padding
             self._matrix = self.layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
 
     def box(self, *boxes: Box) -> Box:
@@ -186,10 +199,18 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def _reversed_padding(layer: nn.Conv2d) -> tuple[int, int]:
-    """The padding by rows and by columns, which the layer may name ``same``."""
-    before, _, above, _ = layer._reversed_padding_repeated_twice  # noqa: SLF001
-    return above, before
+def symmetric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
+    """The padding on each side, by rows and by columns; ``None`` where the two sides differ.
+
+    Args:
+        layer: A convolution, whose padding may be ``"same"`` or ``"valid"``.
+    """
+    if isinstance(layer.padding, tuple):
+        return _pair(layer.padding)
+    if layer.padding == "valid":
+        return 0, 0
+    total = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return None if any(size % 2 for size in total) else (total[0] // 2, total[1] // 2)
 
 
 class Scale(Operation):
