@@ -32,12 +32,12 @@ BISECTION_STEPS = 17
 
 
 class CertifiedRadius(BaseModel):
-    """The radius that interval bounds certify for one image. The stored file has one line for each.
+    """The radius that a deterministic procedure proves for one image. The stored file has one line for each.
 
     Attributes:
         index: The image's index in the data slice; ``place`` in the file.
         predicted: The class that the model predicts.
-        radius: The linf radius within which the bounds prove this class; 0 where they prove nothing.
+        radius: The radius within which this class is proven, in the procedure's norm; 0 where nothing is proven.
         seconds: Wall time: its share of the time of its batch.
     """
 
