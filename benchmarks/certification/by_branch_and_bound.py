@@ -60,10 +60,11 @@ class BranchAndBound(LinearRelaxation):
         if self.branches < 1:
             raise UserError(f"branches is {self.branches}: give a number of subproblems, at least 1")
 
-    def require(self, model: nn.Module, images: Tensor) -> None:
-        super().require(model, images)
-        if not splittable(Network(model, images)):
+    def _network(self, model: nn.Module, images: Tensor) -> Network:
+        network = super()._network(model, images)
+        if not splittable(network):
             raise UserError("the model has no ReLU for branch and bound to split: give --method linear")
+        return network
 
     def proven(self, problem: Problem) -> Tensor:
         with torch.no_grad():

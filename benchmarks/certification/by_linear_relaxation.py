@@ -127,8 +127,12 @@ class LinearRelaxation:
         Raises:
             UserError: The model has an operation without a linear relaxation.
         """
+        self._network(model, images)
+
+    def _network(self, model: nn.Module, images: Tensor) -> Network:
+        """The operations of a model that can be certified; see :meth:`require`."""
         try:
-            Network(model, images)
+            return Network(model, images)
         except UserError as error:
             raise UserError(f"{error}; or give --sigma SIGMA, such as 0.25, which certifies any model") from error
 
@@ -159,9 +163,8 @@ class LinearRelaxation:
             UserError: The model has an operation without a linear relaxation.
         """
         model, size = copy.deepcopy(model).to(device), BatchSize(batch_size or _IMAGES)
-        self.require(model, images)
+        network = self._network(model, images)
         with frozen(model):
-            network = Network(model, images)
             for batch in size.slices(len(images)):
                 started = time.perf_counter()
                 rows = images[batch].to(device)
