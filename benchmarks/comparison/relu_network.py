@@ -1,4 +1,8 @@
-"""Small ReLU networks as dense matrices in double precision, and bounds of their neurons over a ball of images."""
+"""Small ReLU networks as dense matrices in double precision, and bounds of their neurons over a ball of images.
+
+The bounds of :mod:`robustbench_cli.benchmarks.certification.bounds` are not used on purpose: the exact distances that follow from
+these ones check the certificates.
+"""
 
 from __future__ import annotations
 

@@ -3,14 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import LinearConstraint, milp
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.benchmarks.certification.bounds.network import Network
 from robustbench_cli.benchmarks.certification.by_branch_and_bound import BranchAndBound, splittable
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
+from robustbench_cli.benchmarks.comparison.exact import exact_distance
+from robustbench_cli.benchmarks.comparison.relu_network import ReLUNetwork
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
@@ -42,54 +43,15 @@ def proven(procedure: LinearRelaxation, model: nn.Module) -> list[bool]:
     return [record.radius > 0 for record in records]
 
 
-def smallest_margin(model: nn.Module, image: Tensor, label: int) -> float:
-    """The smallest margin over the ball, by mixed-integer programming with bounds by intervals (Tjeng et al., ICLR 2019)."""
-    layers = [layer for layer in model if isinstance(layer, nn.Linear)]
-    low, high = ((image + sign * EPS).clamp(0, 1).flatten().double().numpy() for sign in (-1, 1))
-    bounds, integral, previous = [*zip(low, high, strict=True)], [0] * len(low), range(len(low))
-    rows: list[tuple[dict[int, float], float]] = []
-    for layer in layers[:-1]:
-        weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
-        below = bias + np.minimum(weight * low, weight * high).sum(1)
-        above = bias + np.maximum(weight * low, weight * high).sum(1)
-        outputs = range(len(bounds), len(bounds) + len(bias))
-        switches = range(outputs.stop, outputs.stop + len(bias))
-        low, high = below.clip(min=0), above.clip(min=0)
-        bounds += [*zip(low, high, strict=True), *[(0, 1)] * len(bias)]
-        integral += [0] * len(bias) + [1] * len(bias)
-        for unit in range(len(bias)):
-            inputs = dict(zip(previous, -weight[unit], strict=True))
-            output, switch = outputs[unit], switches[unit]
-            rows.append(({index: -value for index, value in (inputs | {output: 1}).items()}, -bias[unit]))
-            rows.append((inputs | {output: 1, switch: -min(below[unit], 0)}, bias[unit] - min(below[unit], 0)))
-            rows.append(({output: 1, switch: -max(above[unit], 0)}, 0.0))
-        previous = outputs
-    matrix = np.zeros((len(rows), len(bounds)))
-    for number, (row, _) in enumerate(rows):
-        matrix[number, list(row)] = list(row.values())
-    constraint = LinearConstraint(matrix, ub=[limit for _, limit in rows])
-    weight, bias = layers[-1].weight.detach().double().numpy(), layers[-1].bias.detach().double().numpy()
-    margins = []
-    for other in {*range(10)} - {label}:
-        cost = np.zeros(len(bounds))
-        cost[list(previous)] = weight[label] - weight[other]
-        result = milp(cost, constraints=constraint, integrality=integral, bounds=np.array(bounds).T)
-        margins.append(result.fun + bias[label] - bias[other])
-    return min(margins)
-
-
 def test_it_proves_what_mixed_integer_programming_proves(model: nn.Module) -> None:
-    """Image by image where the margin is not tiny; linear relaxation alone proves some of these."""
+    """No more and no less: the comparison's exact distances come from bounds and a solver of their own."""
     alone, complete = (proven(kind(eps=(EPS,)), model) for kind in (LinearRelaxation, BranchAndBound))
-    labels = model(DIGITS.images).argmax(1).tolist()
-    wrong, compared = 0, 0
-    for index in range(6):
-        margin = smallest_margin(model, DIGITS.images[index], labels[index])
-        if abs(margin) > 0.02:
-            compared += 1
-            wrong += complete[index] != (margin > 0)
-    assert wrong == 0
-    assert compared >= 5
+    network, labels = ReLUNetwork.of(model, DIGITS.images.shape[1:]), model(DIGITS.images).argmax(1).tolist()
+    for index in range(12):
+        pixels = DIGITS.images[index].flatten().double().numpy()
+        distance = exact_distance(network, pixels, labels[index], "linf", upper=2 * EPS, seconds=60)
+        assert distance.solved
+        assert complete[index] == (distance.lower > EPS)
     assert sum(complete) > sum(alone) + 3
     assert all(later for first, later in zip(alone, complete, strict=True) if first)
 
