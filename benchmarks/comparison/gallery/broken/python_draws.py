@@ -1,4 +1,4 @@
-"""Adds noise from Python's generator."""
+"""Adds noise from Python's ``random.SystemRandom``, which no seed reaches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PythonDraws"]
 
 
 class PythonDraws(BrokenDefense):
-    """Adds noise from Python's generator.
+    """Adds noise from Python's ``random.SystemRandom``, which no seed reaches.
 
     It deceives attacks that control torch's generator alone: their draws are not those that are scored. The attack
     made for it takes the expectation over passes.

@@ -1,4 +1,4 @@
-"""Flips the image or not by a bit of the operating system."""
+"""Shifts the image by one row or not, by a random bit of the operating system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SystemDraws"]
 
 
 class SystemDraws(BrokenDefense):
-    """Flips the image or not by a bit of the operating system.
+    """Shifts the image by one row or not, by a random bit of the operating system.
 
     It deceives attacks that repeat draws by a seed. The attack made for it takes the expectation over passes.
     """
@@ -22,6 +22,6 @@ class SystemDraws(BrokenDefense):
     noticed_by: ClassVar[tuple[str, ...]] = ("not-repeatable", "unstable")
 
     def forward(self, images: Tensor) -> Tensor:
-        flips = [bool(byte & 1) for byte in os.urandom(len(images))]
-        rows = [image.roll(1, 2) if flip else image for image, flip in zip(images, flips, strict=True)]
+        shifted = [bool(byte & 1) for byte in os.urandom(len(images))]
+        rows = [image.roll(1, 2) if shift else image for image, shift in zip(images, shifted, strict=True)]
         return self.logits(torch.stack(rows))
