@@ -58,10 +58,6 @@ class Nonlinear(Operation):
     def lines(self, box: Box) -> Lines:
         """The linear functions over the bounds of the inputs."""
 
-    def back(self, rows: Rows, image: Tensor) -> tuple[list[Rows], Tensor | float]:
-        """Not possible without the lines; see :meth:`back_through`."""
-        raise NotImplementedError
-
     def back_through(self, rows: Rows, lines: Lines, image: Tensor) -> tuple[Rows, Tensor]:
         """Linear functions of the outputs as linear functions of the inputs, by means of the lines.
 

@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.activations import Lines, Nonlinear
 from robustbench_cli.benchmarks.certification.bounds.network import Network
-from robustbench_cli.benchmarks.certification.bounds.operations import Add, Affine, Box
+from robustbench_cli.benchmarks.certification.bounds.operations import Add, Affine, Box, Exact
 from robustbench_cli.benchmarks.certification.bounds.rows import Rows
 
 __all__ = ["Ball", "Relaxation", "margin_rows", "relax"]
@@ -131,7 +131,6 @@ class Relaxation:
         while number:
             current = pending.pop(number)
             box, operation = self.boxes[number], self.network.operations[number]
-            assert operation is not None
             if cuts and not pending:
                 bound = torch.maximum(bound, constant + current.lowest(box.low, box.high, image))
             if box.error is not None:
@@ -141,6 +140,7 @@ class Relaxation:
                 before, added = operation.back_through(current, lines[number], image)
                 parts, constant = [before], constant + added
             else:
+                assert isinstance(operation, Exact)
                 parts, shift = operation.back(current, image)
                 constant = constant + shift
             for source, part in zip(operation.inputs, parts, strict=True):
@@ -221,7 +221,7 @@ def _refined(relaxation: Relaxation, number: int, loose: Tensor, size: BatchSize
     image, index = (loose.flatten(1) & affordable[:, None]).nonzero(as_tuple=True)
     if not len(image):
         return box
-    most = max(1, _COEFFICIENTS.get(image.device.type, 2**20) // widest)
+    most = max(1, _COEFFICIENTS.get(image.device.type, _COEFFICIENTS["cpu"]) // widest)
 
     def compute() -> Tensor:
         parts = []

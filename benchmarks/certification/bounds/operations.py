@@ -67,6 +67,18 @@ class Operation(ABC):
     def box(self, *boxes: Box) -> Box:
         """The bounds of the outputs from those of the inputs, rounding included."""
 
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the window of the inputs that a window of the outputs depends on, before it is cut to the plane."""
+        return size
+
+    def work(self, size: tuple[int, int]) -> int:
+        """About how many multiply-additions it takes to carry one row with a window of this size back."""
+        return self.shape[0] * size[0] * size[1]
+
+
+class Exact(Operation):
+    """An operation that linear functions are carried back through without lines."""
+
     @abstractmethod
     def back(self, rows: Rows, image: Tensor) -> tuple[list[Rows], Tensor | float]:
         """Linear functions of the outputs as linear functions of the inputs.
@@ -80,16 +92,8 @@ class Operation(ABC):
             outputs.
         """
 
-    def window(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the window of the inputs that a window of the outputs depends on, before it is cut to the plane."""
-        return size
 
-    def work(self, size: tuple[int, int]) -> int:
-        """About how many multiply-additions :meth:`back` takes for one row with a window of this size."""
-        return self.shape[0] * size[0] * size[1]
-
-
-class Affine(Operation):
+class Affine(Exact):
     """A fully connected layer or a convolution with zero padding.
 
     Args:
@@ -213,7 +217,7 @@ def symmetric_padding(layer: nn.Conv2d) -> tuple[int, int] | None:
     return None if any(size % 2 for size in total) else (total[0] // 2, total[1] // 2)
 
 
-class Scale(Operation):
+class Scale(Exact):
     """``scale * x + shift``, with numbers for each channel or value.
 
     Args:
@@ -238,7 +242,7 @@ class Scale(Operation):
         return [rows.replaced(rows.coefficients * rows.windows(self.scale, image))], rows.times(self.shift, image)
 
 
-class Reshape(Operation):
+class Reshape(Exact):
     """The same values in another shape, as by flattening.
 
     Args:
@@ -263,7 +267,7 @@ class Reshape(Operation):
         return self._before[1], self._before[2]
 
 
-class Add(Operation):
+class Add(Exact):
     """The sum or the difference of two values, as in a residual connection.
 
     Args:

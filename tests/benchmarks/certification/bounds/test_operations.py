@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.certification.bounds.operations import Add, Affine, Box, Operation, Reshape, Scale
+from robustbench_cli.benchmarks.certification.bounds.operations import Add, Affine, Box, Exact, Reshape, Scale
 from robustbench_cli.benchmarks.certification.bounds.rows import Rows
 
 SHAPE = (4, 7, 6)
@@ -24,9 +24,7 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 ]
 
 
-def require_same_as_autograd(
-    operation: Operation, function: Callable[..., Tensor], *inputs: Tensor, whole: bool
-) -> None:
+def require_same_as_autograd(operation: Exact, function: Callable[..., Tensor], *inputs: Tensor, whole: bool) -> None:
     """Linear functions of the outputs have the gradient of torch's own layer as their coefficients, and the same values."""
     leaves = [value.clone().requires_grad_() for value in inputs]
     outputs = function(*leaves)
