@@ -2,6 +2,9 @@
 
 Each is a model as users name theirs, ``gallery.py:OneHot``. The weights of the network are in the file that the environment
 names (:data:`WEIGHTS`), and the images have 8 by 8 pixels of 8 bits.
+
+They test the flags of ``advdef attack``. The published gallery, ``benchmarks/comparison/gallery``, measures ``advdef audit`` instead: its
+digits have 17 gray values, and its defenses may change without a change of what these tests expect.
 """
 
 from __future__ import annotations
