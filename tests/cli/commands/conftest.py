@@ -14,6 +14,20 @@ from platformdirs import user_cache_path
 TINY = ("--epochs", "8", "--n", "40")
 """A network of a second and images enough to count."""
 
+FAST = ("--attack", "fgsm", *TINY)
+
+Advdef = Callable[..., Any]
+
+
+def error_line(ended: Any) -> str:
+    """The error line of a command that ended with exit code 2 and nothing on stdout."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    lines = ended.err.splitlines()
+    assert lines[-1].startswith("advdef: error: ")
+    assert not [line for line in lines[:-1] if not line.startswith(("training ", "block "))]
+    return str(lines[-1].removeprefix("advdef: error: "))
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
