@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -17,23 +17,19 @@ from robustbench_cli.benchmarks.evaluation.checks import FAILED
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
 from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
-from robustbench_cli.benchmarks.store.records import encoded, read_record
-from robustbench_cli.benchmarks.store.store import AUDITS, stale_temporary_files
-from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
+from robustbench_cli.benchmarks.store.record_folder import RecordFolder
+from robustbench_cli.benchmarks.store.store import AUDITS
 from robustbench_cli.core.errors import UserError
 
 __all__ = [
+    "RECORDS",
     "AuditTarget",
     "CheckRecord",
     "StoredDraws",
     "audited_flags",
     "latest",
-    "leftovers",
     "read",
     "records_of_cells",
-    "stored",
-    "take",
-    "write",
 ]
 
 
@@ -172,6 +168,16 @@ def record_id(target: AuditTarget, check: str) -> str:
     return content_hash({**identity, "check": check, "version": 1})
 
 
+RECORDS = RecordFolder(
+    folder=AUDITS,
+    kind=CheckRecord,
+    cell_of=lambda record: record.id,
+    noun="result of a check",
+    redo="run the check again",
+)
+"""The records in any store."""
+
+
 def read(store: Path, target: AuditTarget, check: str) -> CheckRecord | None:
     """The stored record of a check that ran; ``None`` if there is none.
 
@@ -183,37 +189,8 @@ def read(store: Path, target: AuditTarget, check: str) -> CheckRecord | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = _file(store, record_id(target, check))
-    return _read(path) if path.exists() else None
-
-
-def write(store: Path, record: CheckRecord) -> None:
-    """Stores a record.
-
-    Args:
-        store: The folder of the store.
-        record: The record.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
-    path = _file(store, record.id)
-    ensure_writable(path.parent)
-    write_atomically(path, encoded(record))
-
-
-def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[CheckRecord]:
-    """All records in a store, in the order of their names.
-
-    Args:
-        store: The folder of the store.
-        damaged: Called with the error of each file that cannot be read; it is skipped.
-    """
-    for path in sorted((store / AUDITS).glob("*.json")):
-        try:
-            yield _read(path)
-        except UserError as error:
-            damaged(error)
+    path = RECORDS.file(store, record_id(target, check))
+    return RECORDS.read(path) if path.exists() else None
 
 
 def audited_flags(stores: Iterable[Path], *, damaged: Callable[[UserError], None]) -> Callable[[Cell], tuple[str, ...]]:
@@ -221,12 +198,12 @@ def audited_flags(stores: Iterable[Path], *, damaged: Callable[[UserError], None
 
     Args:
         stores: The folders of stores.
-        damaged: As for :func:`stored`.
+        damaged: Called with the error of each file that cannot be read; it is skipped.
 
     Returns:
         A function from a cell to the names of the checks that speak against its model, in alphabetical order.
     """
-    of_cell = records_of_cells(record for store in stores for record in stored(store, damaged=damaged))
+    of_cell = records_of_cells(record for store in stores for record in RECORDS.stored(store, damaged=damaged))
     known: dict[Hashable, tuple[str, ...]] = {}
 
     def flags(cell: Cell) -> tuple[str, ...]:
@@ -296,50 +273,3 @@ def _exceeds(record: CheckRecord, other: CheckRecord) -> bool:
 def _size(record: CheckRecord) -> tuple[int, int]:
     """The rank of a record's budget, and the number of its images."""
     return BUDGETS.index(record.target.budget), record.target.n
-
-
-def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
-    """Copies the records that another store has and this one lacks.
-
-    Args:
-        store: The folder of this store.
-        other: The folder of the other store.
-        damaged: As for :func:`stored`.
-
-    Returns:
-        The number of records that were copied.
-
-    Raises:
-        UserError: This store cannot be written.
-    """
-    missing = [record for record in stored(other, damaged=damaged) if not _file(store, record.id).exists()]
-    for record in missing:
-        write(store, record)
-    return len(missing)
-
-
-def leftovers(store: Path, *, older_than: float) -> list[Path]:
-    """The temporary files that killed processes left.
-
-    Args:
-        store: The folder of the store.
-        older_than: Age in seconds. A younger file may still be in use.
-    """
-    return stale_temporary_files(store / AUDITS, older_than=older_than)
-
-
-def _file(store: Path, record: str) -> Path:
-    return store / AUDITS / f"{record}.json"
-
-
-def _read(path: Path) -> CheckRecord:
-    """Reads a record.
-
-    Raises:
-        UserError: The file is missing or damaged, or is of another audit.
-    """
-    hint = f"remove {path} to run the check again"
-    record = read_record(path, CheckRecord, name="result of a check", hint=hint)
-    if record.id != path.stem:
-        raise UserError(f"{path} has the result {record.id}: remove it, or restore its name")
-    return record

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, records_of_cells, stored
+from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord, latest, records_of_cells
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
@@ -57,7 +57,9 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
         UserError: The folder is no store.
     """
     records = [
-        record for record in stored(store.path, damaged=damaged) if checkpoint in {None, record.target.checkpoint}
+        record
+        for record in RECORDS.stored(store.path, damaged=damaged)
+        if checkpoint in {None, record.target.checkpoint}
     ]
     of_cell = records_of_cells(records)
     members: dict[Hashable, list[Result]] = defaultdict(list)

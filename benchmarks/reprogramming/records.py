@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
-from robustbench_cli.benchmarks.store.records import encoded, read_record
-from robustbench_cli.benchmarks.store.store import REPROGRAMMING, stale_temporary_files
-from robustbench_cli.core.atomic_write import write_atomically
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.benchmarks.store.record_folder import RecordFolder
+from robustbench_cli.benchmarks.store.store import REPROGRAMMING
 
-__all__ = ["ReprogrammedModel", "leftovers", "read", "record_file", "stored", "take", "write"]
+__all__ = ["RECORDS", "ReprogrammedModel"]
 
 
 class ReprogrammedModel(BaseModel):
@@ -66,84 +61,11 @@ class ReprogrammedModel(BaseModel):
     versions: dict[str, str]
 
 
-def record_file(store: Path, cell: str) -> Path:
-    """The file of a result.
-
-    Args:
-        store: The folder of the store.
-        cell: The content hash.
-    """
-    return store / REPROGRAMMING / f"{cell}.json"
-
-
-def read(path: Path) -> ReprogrammedModel:
-    """Reads a result.
-
-    Raises:
-        UserError: The file is missing or damaged, or its name is not its cell.
-    """
-    row = read_record(path, ReprogrammedModel, name="result", hint=f"remove {path} to run the cell again")
-    if row.cell != path.stem:
-        raise UserError(f"{path} has the cell {row.cell}: remove it, or restore its name")
-    return row
-
-
-def write(store: Path, row: ReprogrammedModel) -> None:
-    """Stores a result.
-
-    Args:
-        store: The folder of the store.
-        row: The result.
-
-    Raises:
-        UserError: The store cannot be written.
-    """
-    write_atomically(record_file(store, row.cell), encoded(row))
-
-
-def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[ReprogrammedModel]:
-    """The results in a store, in the order of their cells.
-
-    Args:
-        store: The folder of the store.
-        damaged: Called with an error for each file that cannot be read; it is skipped.
-    """
-    for path in sorted((store / REPROGRAMMING).glob("*.json")):
-        try:
-            row = read(path)
-        except UserError as error:
-            damaged(error)
-        else:
-            yield row
-
-
-def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
-    """Copies the results that another store has and this one lacks. Nothing is overwritten.
-
-    Args:
-        store: The folder of this store.
-        other: The folder of the other store.
-        damaged: As for :func:`stored`.
-
-    Returns:
-        The number of results that were copied.
-
-    Raises:
-        UserError: This store cannot be written.
-    """
-    copied = 0
-    for row in stored(other, damaged=damaged):
-        if not record_file(store, row.cell).exists():
-            write(store, row)
-            copied += 1
-    return copied
-
-
-def leftovers(store: Path, *, older_than: float) -> list[Path]:
-    """Half-written files that a killed process left.
-
-    Args:
-        store: The folder of the store.
-        older_than: Age in seconds. A younger file may still be in use.
-    """
-    return stale_temporary_files(store / REPROGRAMMING, older_than=older_than)
+RECORDS = RecordFolder(
+    folder=REPROGRAMMING,
+    kind=ReprogrammedModel,
+    cell_of=lambda row: row.cell,
+    noun="result",
+    redo="run the cell again",
+)
+"""The results in any store."""

@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.reprogramming.program import (
     TrainedProgram,
     reprogram,
 )
-from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel, read, record_file, write
+from robustbench_cli.benchmarks.reprogramming.records import RECORDS, ReprogrammedModel
 from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError
@@ -64,9 +64,9 @@ def reprogram_model(
     _require_all_classes(task, train, method.examples)
     options = replace(options, eot=defended.eot(options.eot), repeats=defended.repeats(options.repeats))
     cell = _cell_id(defended, method, options, test, train)
-    path = record_file(store, cell)
+    path = RECORDS.file(store, cell)
     if path.is_file():
-        return read(path)
+        return RECORDS.read(path)
     with current(options.device):
         trained = reprogram(
             defended.load(),
@@ -86,7 +86,7 @@ def reprogram_model(
         commonest_class=commonest,
         cell=cell,
     )
-    write(store, row)
+    RECORDS.write(store, row)
     return row
 
 

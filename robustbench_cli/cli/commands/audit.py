@@ -296,8 +296,8 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
         outcomes = records.StoredDraws.of(probe.baseline_name, kept[0]) if kept else None
         seconds = time.perf_counter() - started
         result = {"left_out": found.reason} if isinstance(found, LeftOut) else {"finding": found}
-        records.write(store, record(check=check.name, **result, outcomes=outcomes, seconds=seconds))
+        records.RECORDS.write(store, record(check=check.name, **result, outcomes=outcomes, seconds=seconds))
         bar.advance()
     for entry in plan.left_out:
-        records.write(store, record(check=entry.check, left_out=entry.reason))
+        records.RECORDS.write(store, record(check=entry.check, left_out=entry.reason))
     bar.remove()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -84,8 +83,8 @@ def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
 
-def _other_records(folder: Path) -> Iterator[tuple[str, ModuleType]]:
-    """What a store has besides cells: its name in the plural, and the module of its records."""
+def _other_records(folder: Path) -> Iterator[tuple[str, Any]]:
+    """What a store has besides cells: its name in the plural, and what reads, copies and prunes it."""
     from robustbench_cli.benchmarks.store.store import AUDITS, CERTIFICATION, REPROGRAMMING
 
     # The first two import torch, so they are imported only if there is something to read.
@@ -96,11 +95,11 @@ def _other_records(folder: Path) -> Iterator[tuple[str, ModuleType]]:
     if (folder / REPROGRAMMING).is_dir():
         from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
-        yield "reprogrammings", reprogramming
+        yield "reprogrammings", reprogramming.RECORDS
     if (folder / AUDITS).is_dir():
         from robustbench_cli.benchmarks.audit import records as audits
 
-        yield "results of checks", audits
+        yield "results of checks", audits.RECORDS
 
 
 def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 
 from robustbench_cli.benchmarks.audit.records import (
+    RECORDS,
     AuditTarget,
     CheckRecord,
     StoredDraws,
     latest,
-    leftovers,
     read,
     records_of_cells,
-    stored,
-    take,
-    write,
 )
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
 from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
@@ -52,10 +49,10 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     """By its target and check, and in the list of all."""
     first, second = record(), record("unstable")
     for one in (first, second):
-        write(tmp_path, one)
+        RECORDS.write(tmp_path, one)
     assert read(tmp_path, first.target, "no-eot") == first
     assert read(tmp_path, first.target, "remembers") is None
-    assert {one.check for one in stored(tmp_path, damaged=fail)} == {"no-eot", "unstable"}
+    assert {one.check for one in RECORDS.stored(tmp_path, damaged=fail)} == {"no-eot", "unstable"}
 
 
 def test_names_and_paths_are_no_part_of_the_identity() -> None:
@@ -76,27 +73,27 @@ def test_names_and_paths_are_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize("damage", ["content", "name"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     """The others are read."""
-    write(tmp_path, record())
-    write(tmp_path, record("unstable"))
+    RECORDS.write(tmp_path, record())
+    RECORDS.write(tmp_path, record("unstable"))
     path = tmp_path / "audits" / f"{record().id}.json"
     if damage == "content":
         path.write_bytes(path.read_bytes().replace(b"broken", b"suspicious"))
     else:
         path = path.rename(path.with_stem("0" * 20))
     errors: list[UserError] = []
-    assert [one.check for one in stored(tmp_path, damaged=errors.append)] == ["unstable"]
+    assert [one.check for one in RECORDS.stored(tmp_path, damaged=errors.append)] == ["unstable"]
     assert [str(path) in str(error) for error in errors] == [True]
 
 
 def test_a_merge_copies_what_is_missing(tmp_path: Path) -> None:
     """And overwrites nothing."""
-    write(tmp_path / "a", record())
-    write(tmp_path / "b", record())
-    write(tmp_path / "b", record("unstable"))
-    assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 1
-    assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 0
-    assert len(list(stored(tmp_path / "a", damaged=fail))) == 2
-    assert leftovers(tmp_path / "a", older_than=0) == []
+    RECORDS.write(tmp_path / "a", record())
+    RECORDS.write(tmp_path / "b", record())
+    RECORDS.write(tmp_path / "b", record("unstable"))
+    assert RECORDS.take(tmp_path / "a", tmp_path / "b", damaged=fail) == 1
+    assert RECORDS.take(tmp_path / "a", tmp_path / "b", damaged=fail) == 0
+    assert len(list(RECORDS.stored(tmp_path / "a", damaged=fail))) == 2
+    assert RECORDS.leftovers(tmp_path / "a", older_than=0) == []
 
 
 def clear(**changes: Any) -> CheckRecord:
@@ -153,8 +150,8 @@ def test_outcomes_are_stored_bit_for_bit(tmp_path: Path, shape: tuple[int, int])
     """Whatever their number of draws and images; other numbers than those of the bits are refused."""
     right = np.random.default_rng(0).random(shape) < 0.5
     kept = StoredDraws.of("PGD", ScoredDraws(right=right, shared=True))
-    write(tmp_path, record().model_copy(update={"outcomes": kept}))
-    (read_back,) = stored(tmp_path, damaged=fail)
+    RECORDS.write(tmp_path, record().model_copy(update={"outcomes": kept}))
+    (read_back,) = RECORDS.stored(tmp_path, damaged=fail)
     assert read_back.outcomes is not None
     np.testing.assert_array_equal(read_back.outcomes.scored().right, right)
     with pytest.raises(ValueError, match="does not have the bits"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.audit.records import CheckRecord, audited_flags, write
+from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord, audited_flags
 from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
 from robustbench_cli.benchmarks.certification.procedures import identity_of
@@ -118,7 +118,7 @@ def audited(budget: Budget, *, broken: bool, eps: float = 0.1, left_out: str = "
 def test_the_largest_budget_decides(store: Store, records: list[CheckRecord], verdict: str, budget: str) -> None:
     """For each check and radius; a check that was left out says nothing against what it found before."""
     for one in records:
-        write(store.path, one)
+        RECORDS.write(store.path, one)
     (group,) = audit_store(store, damaged=fail)
     assert (group.verdict, group.budget) == (verdict, budget)
     assert group.title == "digits, small-cnn, none, linf, 4 images"
@@ -134,7 +134,7 @@ def test_what_the_model_shows_speaks_against_its_rows(
     cells = [make_cell(), make_cell(data="e" * 64), make_cell(norm="l2"), make_cell(corruption=fog)]
     for cell in cells:
         publish(store, make_result(cell, outcomes))
-    write(store.path, record("unstable"))
+    RECORDS.write(store.path, record("unstable"))
     flags = audited_flags([store.path], damaged=fail)
     assert [flags(cell) for cell in cells] == [("unstable",), ("unstable",), (), ()]
     verdicts = sorted(group.verdict for group in audit_store(store, damaged=fail))
