@@ -172,7 +172,7 @@ def read_record(path: Path, kind: type[Record], *, name: str, hint: str) -> Reco
 def read_bytes(path: Path) -> bytes:
     """The content of a file of a store, which never changes in place.
 
-    ``Path.read_bytes`` makes twice as many calls of the system, and a report reads two files for each cell.
+    ``Path.read_bytes`` makes twice as many system calls, and a report reads two files for each cell.
 
     Raises:
         OSError: The file cannot be read.

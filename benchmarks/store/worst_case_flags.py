@@ -44,7 +44,7 @@ ON_OTHER_MODELS = frozenset({"non-adaptive", "transfer"})
 """Attacks that follow the gradients of another model than the attacked one."""
 
 _WITHOUT_GRADIENTS_TOO = ("torchattacks:AutoAttack", "art:AutoAttack")
-"""Attacks of other libraries that follow gradients and, unless a version is chosen that does not, search without them."""
+"""Attacks of other libraries that follow gradients and also search without them, except in the version ``rand``."""
 
 QUICK_LOOK = (
     "quick look: the only attacks here follow the model's own gradients, so the robust accuracy may be overstated where "
@@ -172,5 +172,5 @@ def _clearly_breaks(attacks: Outcomes, number: int, others: Sequence[int], *, an
         left, remaining = right[others].min(axis=0), right[number]
     # The interval is for shares in [0, 1]; a difference of two shares is in [-1, 1].
     shares, least = (left - remaining + 1) / 2, _BROKEN_THROUGH * left.mean()
-    # It contains the mean, and takes longer than all the rest.
+    # The interval contains the mean and takes most of the time, so it is computed only where the mean exceeds the limit.
     return bool(2 * shares.mean() - 1 > least and 2 * mean_interval(shares)[0] - 1 > least)

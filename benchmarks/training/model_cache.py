@@ -161,7 +161,7 @@ class ModelCache:
         try:
             return self.data.split("train")
         except UserError as error:
-            # An error of the user's own model comes before what its training lacks.
+            # An error of the user's own model is reported first: training images would not help.
             untrained(training, data_dir=self.data_dir)
             if training.base is not None or is_trained(training.model):
                 raise

@@ -18,9 +18,8 @@ __all__ = ["TarMember", "members"]
 LARGEST_MEMBER = 2**28
 """The most bytes of a file in an archive: an image of as many pixels as are decoded is smaller."""
 
-
 LARGEST_HEADER = 2**17
-"""The most bytes of the headers of a file in an archive: its name, and what else is told about it."""
+"""The most bytes of the headers of a file in an archive, which have its name and other metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def members(path: Path) -> Iterator[TarMember]:
 
 
 class _Headers:
-    """The archive as tarfile reads it: headers alone, of a bounded size.
+    """An archive from which tarfile can read only headers, of a bounded size.
 
     Attributes:
         left: How many bytes may be read until the next file is found.
@@ -96,7 +95,7 @@ class _Headers:
 
 @contextmanager
 def _damage() -> Iterator[None]:
-    """What tarfile raises where it does not expect damage becomes its own error."""
+    """Turns any error that a damaged archive causes inside tarfile into tarfile's own ``ReadError``."""
     try:
         yield
     except (ValueError, TypeError, LookupError, RecursionError, OverflowError, MemoryError) as error:

@@ -24,6 +24,8 @@ _LARGEST_SIDE = 1536
 """In pixels; the largest of timm's own weights is 1024. A first convolution's outputs take 1 GB at this side."""
 
 _MOST_CLASSES = 1_000_000
+"""ImageNet-21k has some 22,000. A last layer of 2,048 features takes 8 GB for a million."""
+
 _LARGEST_ARGUMENT = 100_000
 """The largest number in a config, such as a width or a depth, and the largest sum of a list. Timm makes a list as long as the depth
 before the first layer."""
