@@ -24,6 +24,7 @@ _DEVIATIONS = 3.1
 """The standard errors between the mean cosine and the limit: level 0.001."""
 
 _IMAGES = 16
+"""The most images whose gradients are compared."""
 
 
 class NoisyGradient(Check):

@@ -22,7 +22,11 @@ __all__ = ["SurrogateBeats"]
 _logger = logging.getLogger(__name__)
 
 _ALLOWED = 0.1
-"""The share of the images left by the baseline that the attack on the surrogate may break."""
+"""The share of the images left by the baseline that the attack on the surrogate may break.
+
+In the gallery, it breaks up to 4 % of those of honest deterministic models, as any second PGD does, and 52 to 91 % of those behind a
+cut gradient.
+"""
 
 
 class SurrogateBeats(Check):

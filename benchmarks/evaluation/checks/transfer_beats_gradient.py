@@ -21,9 +21,14 @@ from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
 __all__ = ["TransferBeatsGradient"]
 
 _ALLOWED = 0.1
-"""The share of the images left by PGD on the model that the transfer attack may break."""
+"""The share of the images left by PGD on the model that the transfer attack may break.
+
+In the gallery, it breaks none of those of honest deterministic models, and 28 to 48 % of those behind a masked gradient.
+"""
 
 _WIDTH = 16
+"""The channels of the surrogate's first layer; the second has twice as many."""
+
 _NUMBERS = 2**24
 """The most pixels on which the surrogate is trained, in one epoch."""
 
