@@ -116,13 +116,7 @@ def _judged(
     results = {result.cell.id: result for result, _ in pairs}
     first, cell = pairs[0][0], pairs[0][0].cell
     group = RowGroup(
-        dataset=cell.dataset,
-        model=cell.model,
-        checkpoint=cell.checkpoint,
-        defenses=cell.defenses,
-        defense=cell.defense,
         norm=cell.norm,
-        corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",
         rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
         contradictions=[lines[cell_id] for cell_id in results if cell_id in lines],
         audited=_budget(newest),
@@ -134,13 +128,13 @@ def _judged(
         found = checks.finding_or_failure(check, partial(check.finding_in_rows, group))
         findings += [found] if found is not None else []
     return AuditedRows(
-        dataset=group.dataset,
-        model=group.model,
+        dataset=cell.dataset,
+        model=cell.model,
         checkpoint=first.checkpoint,
-        checkpoint_sha256=group.checkpoint,
-        defense=group.defense,
-        corruption=group.corruption,
-        norm=group.norm,
+        checkpoint_sha256=cell.checkpoint,
+        defense=cell.defense,
+        corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",
+        norm=cell.norm,
         n=len(group.labels),
         threats=tuple(_figures(threat) for threat in group.threats),
         findings=by_severity([*findings, *_findings_of(newest)]),
@@ -175,18 +169,14 @@ def _row(result: Result, outcomes: Outcomes) -> Row:
         attack=cell.attack_label,
         access=access_of(result),
         only_gradients=only_follows_gradients(result),
-        minimal_norm=_constant(cell.attack.name, "minimal_norm", default=cell.eps is None),
         cascade=cell.cascade,
         eps=cell.eps,
         eps_text=result.eps,
         targeted=cell.targeted,
         seed=cell.seed,
-        eot=cell.eot,
         accounting=cell.accounting,
         outcomes=outcomes,
         flags=result.flags,
-        forwards=result.forwards,
-        backwards=result.backwards,
         stopped_interval=_stopped_interval(result),
     )
 

@@ -85,9 +85,7 @@ def audited(
     try:
         with probe_of(model, images, labels, options, training=training) as probe:
             results = [run_check(check, probe) for check in ModelAuditPlan.of(probe).checks]
-            group = RowGroup(
-                dataset="digits", model="gallery", checkpoint="", norm="linf", rows=_rows(probe), audited=budget
-            )
+            group = RowGroup(norm="linf", rows=_rows(probe), audited=budget)
             baseline = probe.baseline.summary["robust_accuracy"]
     except UserError as error:
         refused = Finding(check=_REFUSED, severity="broken", evidence=one_line(error))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.benchmarks.evaluation.options import Accounting
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
@@ -38,19 +36,15 @@ class Row:
         attack: The attack's label.
         access: See :data:`Access`.
         only_gradients: Whether the attack does nothing but follow gradients, of this model or of another one.
-        minimal_norm: Whether the attack searches for the smallest perturbation; its outcomes are read at ``eps``.
         cascade: Whether the attack ran only on the images that earlier attacks left. Its outcomes include those of
             these attacks.
         eps: The radius; ``None`` for a minimal-norm attack at any distance.
         eps_text: The radius as the user wrote it.
         targeted: The choice of target classes; ``"no"`` for an untargeted attack.
         seed: The seed.
-        eot: The draws behind a gradient.
         accounting: How the accuracy of a randomized model is counted.
         outcomes: The outcome of every image.
         flags: The flags that the evaluation raised.
-        forwards: Images passed forward through the model.
-        backwards: Images passed backward to the input.
         stopped_interval: The interval of the robust accuracy of a row that stopped once its limit was decided: a confidence
             sequence, since a usual interval is wrong after many looks. ``None`` for other rows.
     """
@@ -59,18 +53,14 @@ class Row:
     attack: str
     access: Access
     only_gradients: bool
-    minimal_norm: bool = False
     cascade: bool = False
     eps: float | None
     eps_text: str
     targeted: str = "no"
     seed: int = 0
-    eot: Draws = 1
     accounting: Accounting = "expected"
     outcomes: Outcomes
     flags: tuple[str, ...] = ()
-    forwards: int = 0
-    backwards: int = 0
     stopped_interval: tuple[float, float] | None = None
 
     @cached_property
@@ -190,26 +180,14 @@ class RowGroup:
     """All stored rows of one model, data slice and norm.
 
     Attributes:
-        dataset: The data set, as the user named it.
-        model: The model's name.
-        checkpoint: The sha256 of the weights and of the specification of their model.
-        defenses: The defenses, in order; empty for an undefended model.
-        defense: Their label.
         norm: The norm.
-        corruption: The corruption's label with its severity; empty without one.
         rows: The rows.
         contradictions: A line for each row that breaks images inside their certified radius.
         audited: The largest budget with which the model was audited; ``None`` if it was not.
         audits: What audits of the model left of the first images.
     """
 
-    dataset: str
-    model: str
-    checkpoint: str
-    defenses: tuple[MethodSpec, ...] = ()
-    defense: str = "none"
     norm: Norm
-    corruption: str = ""
     rows: tuple[Row, ...]
     contradictions: Sequence[str] = ()
     audited: Budget | None = None
@@ -248,11 +226,6 @@ class RowGroup:
     def randomized(self) -> bool:
         """Whether the images were scored on several draws."""
         return any(len(row.outcomes.clean) > 1 for row in self.rows)
-
-    @property
-    def parameters(self) -> Mapping[str, Mapping[str, object]]:
-        """The parameters of each defense, by its name."""
-        return {spec.name: spec.parameters for spec in self.defenses}
 
 
 def scored(outcomes: Outcomes, images: slice = _ALL) -> ScoredDraws:
