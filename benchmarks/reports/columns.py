@@ -30,6 +30,7 @@ __all__ = [
     "gated_columns",
     "identity_columns",
     "shown_columns",
+    "threat_text",
     "title_columns",
 ]
 
@@ -250,8 +251,8 @@ def _is_attacked(table: pd.DataFrame) -> bool:
     return bool((table["attack"] != "none").any()) or not _occurs("corruption")(table)
 
 
-def _threat(row: Record) -> str:
-    """The norm and the radius; no attack has neither."""
+def threat_text(row: Record) -> str:
+    """The norm and the radius of a row; no attack has neither."""
     return "-" if row["attack"] == "none" else f"{row['norm']} {row['eps'] or 'any'}"
 
 
@@ -274,7 +275,7 @@ COLUMNS: tuple[Column, ...] = (
         "text",
         lambda row: row.eps,
         identity="always",
-        shown=Shown("threat", 40, text=_threat, when=_is_attacked),
+        shown=Shown("threat", 40, text=threat_text, when=_is_attacked),
     ),
     Column(
         "targeted",

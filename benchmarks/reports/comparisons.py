@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedComparison, compare_paired, holm
-from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names, threat_text
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.benchmarks.reports.gates import parse_conditions, select, unmet
 from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
@@ -236,7 +236,7 @@ def readable_comparisons(table: pd.DataFrame) -> ReadableTable:
     Args:
         table: See :func:`comparisons_table`.
     """
-    rows = [row | {"threat": f"{row['norm']} {row['eps'] or 'any'}"} for row in records(table)]
+    rows = [row | {"threat": threat_text(row)} for row in records(table)]
     shown = [name for name in _SHOWN if len({str(row[name]) for row in rows}) > 1]
     headers = [*shown, "a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
     lines = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
+from robustbench_cli.benchmarks.reports.columns import threat_text
 from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
@@ -77,7 +78,7 @@ def readable_protocols(table: pd.DataFrame) -> ReadableTable:
         table: See :func:`protocols_table`.
     """
     rows = [
-        row | {"threat": f"{row['norm']} {row['eps'] or 'any'}"}
+        row | {"threat": threat_text(row)}
         for row in records(table)
         if row["k"] is None or (row["k"] in _ON_CURVE and row["k"] < row["repeats"])
     ]

@@ -46,6 +46,8 @@ def test_the_table_for_people_shows_a_part_of_the_curve() -> None:
     assert [line[2] for line in shown.lines if line[0] == "rse"] == ["expected", "one-draw", "vote", "every-draw"]
     assert shown.title.startswith("dataset x, model x, attack x, threat x x")
     assert len(shown.caption) == 5
+    unattacked = readable_protocols(protocols_table([scored_row(right, attack="none")]))
+    assert "attack none, threat -" in unattacked.title
 
 
 def test_deterministic_rows_alone_are_refused() -> None:
