@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def audited(
         refused = Finding(check=_REFUSED, severity="broken", evidence=one_line(error))
         return Audited({_REFUSED: refused}, float("nan"))
     results += [
-        finding_or_failure(check, lambda check=check: check.finding_in_rows(group))  # type: ignore[misc]
+        finding_or_failure(check, partial(check.finding_in_rows, group))
         for check in load_checks_at("finding_in_rows")
         if check.name != _OF_THE_SLICE
     ]
