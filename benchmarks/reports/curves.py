@@ -1,0 +1,274 @@
+"""The numbers of a report's charts: robust accuracy against the radius, and clean against robust accuracy with the Pareto front."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, threat_text
+from robustbench_cli.benchmarks.reports.readable import ambiguous_files, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Estimate",
+    "RadiusCurve",
+    "TradeOff",
+    "TradeOffPoint",
+    "decisive_rows",
+    "model_labels",
+    "pareto_front",
+    "radius_curves",
+    "setting_text",
+    "trade_offs",
+]
+
+_SETTING = ("dataset", "n", "norm", "targeted", "corruption", "severity", "stop_when_decided")
+"""The columns in which rows of one chart agree."""
+
+_SUBJECT = (
+    *("model", "defense", "checkpoint", "checkpoint_sha256", "mean", "std"),
+    *("seed", "repeats", "accounting"),
+)
+"""The columns that distinguish the rows of one chart at one radius."""
+
+_TOLD_APART_BY = ("model", "mean", "std", "seed", "repeats", "accounting")
+"""The columns that a label adds to the defense where they differ."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy in [0, 1].
+
+    Attributes:
+        value: The accuracy.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end of that interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusCurve:
+    """The robust accuracy of one model against the radius.
+
+    Attributes:
+        label: The name of the model; different for the models of one setting.
+        setting: What all curves of one chart have in common, in one line.
+        norm: The norm of the radii.
+        eps: The radii, rising; the first is 0, where the accuracy is the clean one.
+        eps_text: The radii as the user wrote them.
+        accuracy: The accuracy at each radius, under the strongest attack or the per-image worst case.
+        attack: The attack at each radius; empty at 0.
+    """
+
+    label: str
+    setting: str
+    norm: str
+    eps: tuple[float, ...]
+    eps_text: tuple[str, ...]
+    accuracy: tuple[Estimate, ...]
+    attack: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOffPoint:
+    """A model in a chart of clean against robust accuracy.
+
+    Attributes:
+        label: The name of the model; different for the models of one chart.
+        clean: Its clean accuracy.
+        robust: Its robust accuracy.
+        attack: The attack, or the per-image worst case.
+        on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other.
+    """
+
+    label: str
+    clean: Estimate
+    robust: Estimate
+    attack: str
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOff:
+    """The models under one threat.
+
+    Attributes:
+        setting: What all points have in common, in one line.
+        threat: The norm and the radius.
+        points: The models in the order of the table.
+    """
+
+    setting: str
+    threat: str
+    points: tuple[TradeOffPoint, ...]
+
+
+def decisive_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row for each model and threat with a radius: the per-image worst case, or else the row of the strongest attack.
+
+    Args:
+        table: The rows, with the columns of :data:`~.columns.COLUMNS`.
+
+    Returns:
+        The rows as plain data, in the order of the table. Rows without an attack and means over corruptions are left out.
+    """
+    chosen: dict[Hashable, dict[str, Any]] = {}
+    for row in records(table):
+        if row["attack"] == "none" or row["eps_value"] is None or row["mean_corruption_accuracy"] is not None:
+            continue
+        key = _key(row, (*_SETTING, *_SUBJECT, "eps_value"))
+        other = chosen.get(key)
+        if other is None or _strength(row) < _strength(other):
+            chosen[key] = row
+    return list(chosen.values())
+
+
+def _strength(row: dict[str, Any]) -> tuple[bool, float]:
+    """Sorts the row that decides first."""
+    return row["attack"] != WORST_CASE, row["robust_accuracy"]
+
+
+def _key(row: dict[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in names)
+
+
+def model_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The shortest name of each row's model that distinguishes it from the models of the other rows.
+
+    Args:
+        rows: Rows as plain data.
+
+    Returns:
+        The defense, with the architecture, the seed and so on only where these differ, and with the file where all other names
+        are the same.
+    """
+    differ = [name for name in _TOLD_APART_BY if len({row[name] for row in rows}) > 1]
+    files = ambiguous_files(((row["dataset"], row["model"], row["defense"]), row["checkpoint"]) for row in rows)
+    labels = []
+    for row in rows:
+        parts = [row["defense"]]
+        parts += [
+            str(row[name]) if name == "model" else f"{name} {row[name]}" for name in differ if row[name] is not None
+        ]
+        labels.append(", ".join([*parts, files[row["checkpoint"]]] if files else parts))
+    subjects = {(label, _key(row, _SUBJECT)) for label, row in zip(labels, rows, strict=True)}
+    shared = {label for label, count in Counter(label for label, _ in subjects).items() if count > 1}
+    return [
+        f"{label}, {row['checkpoint_sha256'][:8]}" if label in shared else label
+        for label, row in zip(labels, rows, strict=True)
+    ]
+
+
+def setting_text(row: dict[str, Any]) -> str:
+    """What the rows of one chart have in common, in one line.
+
+    Args:
+        row: One of them.
+    """
+    parts = [row["dataset"], f"{row['n']} images"]
+    if row["corruption"] is not None:
+        parts.append(f"{row['corruption']} {row['severity']}")
+    if row["targeted"] != "no":
+        parts.append(f"targeted {row['targeted']}")
+    if row["stop_when_decided"] is not None:
+        parts.append(f"decided at {row['stop_when_decided']:g}")
+    return ", ".join(parts)
+
+
+def radius_curves(table: pd.DataFrame) -> list[RadiusCurve]:
+    """The curves of all models with two radii or more.
+
+    Args:
+        table: The rows, with the columns of :data:`~.columns.COLUMNS`.
+
+    Returns:
+        The curves; those of one setting and norm come one after another.
+    """
+    curves = []
+    for rows in _grouped(decisive_rows(table), _SETTING).values():
+        by_model = _grouped(
+            [row | {"label": label} for row, label in zip(rows, model_labels(rows), strict=True)], _SUBJECT
+        )
+        for of_model in by_model.values():
+            points = sorted((row for row in of_model if row["eps_value"] > 0), key=lambda row: row["eps_value"])
+            if len(points) < 2:
+                continue
+            curves.append(
+                RadiusCurve(
+                    label=points[0]["label"],
+                    setting=setting_text(points[0]),
+                    norm=points[0]["norm"],
+                    eps=(0.0, *(row["eps_value"] for row in points)),
+                    eps_text=("0", *(row["eps"] for row in points)),
+                    accuracy=(_estimate(points[0], "clean"), *(_estimate(row, "robust") for row in points)),
+                    attack=("", *(row["attack"] for row in points)),
+                )
+            )
+    return curves
+
+
+def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
+    """Clean against robust accuracy, for each threat under which there is a model.
+
+    Args:
+        table: The rows, with the columns of :data:`~.columns.COLUMNS`.
+    """
+    charts = []
+    for rows in _grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
+        front = pareto_front([(row["clean_accuracy"], row["robust_accuracy"]) for row in rows])
+        charts.append(
+            TradeOff(
+                setting=setting_text(rows[0]),
+                threat=threat_text(rows[0]),
+                points=tuple(
+                    TradeOffPoint(
+                        label=label,
+                        clean=_estimate(row, "clean"),
+                        robust=_estimate(row, "robust"),
+                        attack=row["attack"],
+                        on_front=on_front,
+                    )
+                    for row, label, on_front in zip(rows, model_labels(rows), front, strict=True)
+                ),
+            )
+        )
+    return charts
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other point dominates; more is better in both coordinates.
+
+    Args:
+        points: The points. Equal points are on the front together.
+
+    >>> pareto_front([(0.9, 0.1), (0.8, 0.5), (0.7, 0.4), (0.8, 0.2)])
+    [True, True, False, False]
+    """
+    best = float("-inf")
+    on_front = set()
+    # From right to left, a point is on the front if it is higher than all points before it.
+    for point in sorted(set(points), reverse=True):
+        if point[1] > best:
+            on_front.add(point)
+            best = point[1]
+    return [point in on_front for point in points]
+
+
+def _estimate(row: dict[str, Any], kind: str) -> Estimate:
+    return Estimate(*(row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high")))
+
+
+def _grouped(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[Hashable, list[dict[str, Any]]]:
+    """Rows by the values of some columns, in the order of their first row."""
+    groups: dict[Hashable, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, names), []).append(row)
+    return groups
