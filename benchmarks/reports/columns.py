@@ -29,9 +29,9 @@ __all__ = [
     "column_names",
     "gated_columns",
     "identity_columns",
+    "shared_values",
     "shown_columns",
     "threat_text",
-    "title_columns",
 ]
 
 WORST_CASE = "worst-case"
@@ -492,10 +492,10 @@ def shown_columns(table: pd.DataFrame) -> list[Column]:
     ]
 
 
-def title_columns(table: pd.DataFrame) -> list[Column]:
-    """The columns whose shared value is printed above a table."""
+def shared_values(table: pd.DataFrame) -> list[tuple[str, Any]]:
+    """The names and values of columns in which all rows agree, for the line above a table."""
     return [
-        entry
+        (entry.name, table[entry.name].iloc[0])
         for shown, entry in _from_left_to_right()
         if shown.in_title and table[entry.name].nunique() == 1 and table[entry.name].iloc[0] != shown.usual
     ]

@@ -8,19 +8,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_cli.benchmarks.reports.readable import readable, records
+from robustbench_cli.benchmarks.reports.latex import latex_table
+from robustbench_cli.benchmarks.reports.markdown import markdown_report
+from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.escaping import escaped_for_csv, escaped_for_markdown
+from robustbench_cli.core.escaping import escaped_for_csv
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "markdown"]
+__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "takes_columns"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Format:
         endings: The endings of its files, the usual one first.
         write: Writes a table as text.
         any_table: Whether it takes tables with any columns, and not only the table of results.
+        write_columns: Writes the table of results with the columns of some names, where the format has a choice.
     """
 
     name: str
     endings: tuple[str, ...]
     write: Callable[[pd.DataFrame], str]
     any_table: bool = False
+    write_columns: Callable[[pd.DataFrame, Sequence[str]], str] | None = None
 
 
 def _rounded(value: Any) -> Any:
@@ -67,29 +71,11 @@ def _json(table: pd.DataFrame) -> str:
     return json.dumps(records(table.map(_rounded)), indent=1) + "\n"
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    columns, lines = readable(table)
-    headers = [entry.shown.header for entry in columns if entry.shown is not None]
-    return markdown(headers, [entry.is_numeric for entry in columns], lines)
-
-
-def markdown(headers: Sequence[str], numeric: Sequence[bool], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown.
-
-    Args:
-        headers: The headers.
-        numeric: Whether each column is right-justified.
-        lines: The texts of the rows, not yet escaped.
-    """
-    rule = ["---" if is_numeric else ":--" for is_numeric in numeric]
-    cells = [[escaped_for_markdown(text) for text in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headers, rule, *cells))
-
-
 FORMATS: tuple[Format, ...] = (
-    Format("csv", (".csv",), _csv, any_table=True),
-    Format("json", (".json",), _json, any_table=True),
-    Format("markdown", (".md",), _markdown),
+    Format("csv", (".csv",), _csv, any_table=True, write_columns=lambda table, names: _csv(table[[*names]])),
+    Format("json", (".json",), _json, any_table=True, write_columns=lambda table, names: _json(table[[*names]])),
+    Format("markdown", (".md",), markdown_report, write_columns=markdown_report),
+    Format("latex", (".tex",), latex_table, write_columns=latex_table),
 )
 """The formats of files; the drawing for a terminal is the command line's."""
 
@@ -108,14 +94,32 @@ def file_endings(*, any_table: bool = False) -> list[str]:
     return [ending for entry in FORMATS if entry.any_table or not any_table for ending in entry.endings]
 
 
-def as_text(table: pd.DataFrame, name: str) -> str:
+def as_text(table: pd.DataFrame, name: str, *, columns: Sequence[str] | None = None) -> str:
     """A table in a format.
 
     Args:
         table: The rows.
         name: One of :func:`format_names`.
+        columns: The names of the columns, for a format that :func:`takes_columns`; ``None`` for the usual ones.
     """
-    return next(entry for entry in FORMATS if entry.name == name).write(table)
+    entry = _format(name)
+    if columns is None:
+        return entry.write(table)
+    assert entry.write_columns is not None
+    return entry.write_columns(table, columns)
+
+
+def takes_columns(name: str) -> bool:
+    """Whether a user may choose the columns of a format.
+
+    Args:
+        name: One of :func:`format_names`.
+    """
+    return _format(name).write_columns is not None
+
+
+def _format(name: str) -> Format:
+    return next(entry for entry in FORMATS if entry.name == name)
 
 
 def format_of_file(path: Path, *, any_table: bool = False) -> str:

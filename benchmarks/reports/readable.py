@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports.columns import Column, shown_columns
+from robustbench_cli.benchmarks.reports.legend import flag_marks
+from robustbench_cli.benchmarks.reports.selection import selected_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReadableTable", "ambiguous_files", "hiding_order", "readable", "records"]
+__all__ = ["FLAG_NAMES", "ReadableTable", "ambiguous_files", "hiding_order", "readable", "records", "sections"]
+
+FLAG_NAMES = "flag names"
+"""What is hidden where a row has the marks of its flags; see :func:`~.legend.flag_marks`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,32 +44,65 @@ class ReadableTable:
     sections: Sequence[str] = ()
 
 
-def readable(table: pd.DataFrame, hidden: Collection[str] = ()) -> tuple[list[Column], list[list[str]]]:
+def readable(
+    table: pd.DataFrame, hidden: Collection[str] = (), *, names: Sequence[str] | None = None
+) -> tuple[list[Column], list[list[str]]]:
     """The columns of a table for people, and the texts of its rows.
 
     Args:
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
         hidden: What to leave out; see :func:`hiding_order`.
+        names: The names of the columns; by default those of :func:`~.columns.shown_columns`.
     """
     files = ambiguous_files(
         zip(table[["dataset", "model", "defense"]].itertuples(index=False), table["checkpoint"], strict=True)
     )
-    columns = [entry for entry in shown_columns(table) if entry.shown is not None and entry.shown.header not in hidden]
+    columns = [
+        entry for entry in _columns(table, names) if entry.shown is not None and entry.shown.header not in hidden
+    ]
     intervals = {entry.name: _interval(entry) not in hidden for entry in columns}
-    rows = [record | {"checkpoint": files.get(record["checkpoint"])} for record in records(table)]
+    rows = records(table)
+    if names is None:
+        rows = [row | {"checkpoint": files.get(row["checkpoint"])} for row in rows]
+    if FLAG_NAMES in hidden:
+        marks = flag_marks(table)
+        for row in rows:
+            row["flags"] = ",".join(marks[flag] for flag in str(row["flags"] or "").split(";") if flag)
     return columns, [[entry.text(row, interval=intervals[entry.name]) for entry in columns] for row in rows]
 
 
-def hiding_order(table: pd.DataFrame) -> list[str]:
-    """What a narrow terminal hides, the least important first: confidence intervals, then whole columns."""
+def hiding_order(table: pd.DataFrame, *, names: Sequence[str] | None = None) -> list[str]:
+    """What a narrow terminal hides, the least important first: the names of flags, intervals, then whole columns.
+
+    Args:
+        table: The rows.
+        names: The names of columns that the user chose, of which none is hidden.
+    """
     ranked: list[tuple[int, str]] = []
-    for entry in shown_columns(table):
+    columns = _columns(table, names)
+    for entry in columns:
         assert entry.shown is not None
         if entry.shown.interval is not None and entry.shown.hide_interval is not None:
             ranked.append((entry.shown.hide_interval, _interval(entry)))
-        if entry.shown.hide is not None:
+        if entry.shown.hide is not None and names is None:
             ranked.append((entry.shown.hide, entry.shown.header))
-    return [name for _, name in sorted(ranked)]
+    flags = [FLAG_NAMES] if any(entry.name == "flags" for entry in columns) else []
+    return flags + [name for _, name in sorted(ranked)]
+
+
+def sections(table: pd.DataFrame) -> list[str]:
+    """A label for each row, equal for the rows of one defense; empty where the order of the rows mixes defenses.
+
+    Args:
+        table: The rows.
+    """
+    labels = list(zip(*(table[name].astype(str) for name in ("dataset", "model", "defense")), strict=True))
+    runs = [label for label, before in zip(labels, [None, *labels], strict=False) if label != before]
+    return [" ".join(label) for label in labels] if len(runs) == len({*runs}) else []
+
+
+def _columns(table: pd.DataFrame, names: Sequence[str] | None) -> list[Column]:
+    return shown_columns(table) if names is None else selected_columns(names)
 
 
 def _interval(entry: Column) -> str:
@@ -93,9 +131,9 @@ def ambiguous_files(checkpoints: Iterable[tuple[Hashable, str]]) -> dict[str, st
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as plain data, with ``None`` for missing values."""
-    import pandas as pd
-
-    return [
-        {str(key): None if pd.isna(value) else value for key, value in row.items()}
-        for row in table.to_dict(orient="records")
-    ]
+    columns = (
+        [None if absent else value for value, absent in zip(entries.tolist(), entries.isna().tolist(), strict=True)]
+        for _, entries in table.items()
+    )
+    names = [str(name) for name in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.suites import names as suites
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.core.registry import Registry
 
-__all__ = ["KINDS", "SHOWN", "card", "flag_texts", "names", "summaries"]
+__all__ = ["KINDS", "SHOWN", "card", "names", "summaries"]
 
 _PACKAGES = {
     "attack": "robustbench_cli.attacks",
@@ -106,15 +106,6 @@ def require_known(kind: str, name: str) -> None:
         suites.require_known(name)
     elif (kind, name) not in _OUTSIDE_REGISTRIES:
         _registry_of(kind).require_known(name)
-
-
-def flag_texts(flags: Collection[str]) -> dict[str, str]:
-    """The meaning of flags in a row, in the order of ``advdef list checks``; other flags are left out.
-
-    Args:
-        flags: The names of flags.
-    """
-    return {name: _summarized("check", name)["summary"] for name in names("check") if name in flags}
 
 
 def summaries(kind: str) -> Iterator[dict[str, Any]]:

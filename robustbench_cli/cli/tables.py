@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_cli.benchmarks.reports import formats
-from robustbench_cli.benchmarks.reports.columns import shown_columns, title_columns
-from robustbench_cli.benchmarks.reports.readable import ReadableTable, ambiguous_files, hiding_order, readable
+from robustbench_cli.benchmarks.reports.best_values import BEST, best_values
+from robustbench_cli.benchmarks.reports.columns import shared_values
+from robustbench_cli.benchmarks.reports.legend import flag_marks, flag_texts, notes, quick_look
+from robustbench_cli.benchmarks.reports.markdown import markdown_table
+from robustbench_cli.benchmarks.reports.readable import (
+    FLAG_NAMES,
+    ReadableTable,
+    ambiguous_files,
+    hiding_order,
+    readable,
+    sections,
+)
 from robustbench_cli.cli import console
-from robustbench_cli.cli.catalog import flag_texts
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.escaping import escaped_for_terminal
 
@@ -30,7 +39,6 @@ __all__ = [
     "for_terminal",
     "plain",
     "print_and_write",
-    "quick_look",
     "require_writable_tables",
     "show_other",
     "write",
@@ -54,19 +62,20 @@ def print_and_write(table: pd.DataFrame, drawn: RenderableType, outputs: Sequenc
         console.note(f"wrote {path}")
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
+def write(table: pd.DataFrame, path: Path, *, columns: Sequence[str] | None = None) -> None:
     """Writes a table atomically, in the format of the file's ending.
 
     Args:
         table: The rows.
         path: The file.
+        columns: The names of its columns; ``None`` for the usual ones.
 
     Raises:
         UserError: The ending is unknown, or the file cannot be written.
     """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    write_atomically(path, formats.as_text(table, formats.format_of_file(path)).encode())
+    write_atomically(path, formats.as_text(table, formats.format_of_file(path), columns=columns).encode())
 
 
 def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -> None:
@@ -198,25 +207,38 @@ def _fitted(drawing: Callable[[Sequence[str]], _Drawing], hideable: Sequence[str
     return table
 
 
-def for_terminal(table: pd.DataFrame) -> RenderableType:
-    """Draws the table of results: shared values above it, confidence intervals behind the accuracies.
+def for_terminal(table: pd.DataFrame, *, columns: Sequence[str] | None = None, wide: bool = False) -> RenderableType:
+    """Draws the table of results: shared values above it, confidence intervals behind the accuracies, best values marked.
 
-    On a narrow terminal, intervals and then columns are left out and named below. The columns that distinguish rows
-    always stay.
+    On a narrow terminal, marks take the place of the names of flags, and intervals and then columns are left out and
+    named below. The columns that distinguish rows always stay, and so do those that the user chose.
+
+    Args:
+        table: The rows.
+        columns: The names of the columns that the user chose.
+        wide: Whether nothing is left out, however narrow the terminal is.
     """
 
     def drawing(hidden: Sequence[str]) -> _Drawing:
-        columns, lines = readable(table, hidden)
+        shown, lines = readable(table, hidden, names=columns)
+        best = best_values(table, shown)
+        for line, names in zip(lines, best, strict=True):
+            for index, entry in enumerate(shown if names else ()):
+                line[index] = f"*{line[index]}" if entry.name in names else line[index]
         return _Drawing(
-            headers=[entry.shown.header for entry in columns if entry.shown is not None],
-            numeric=[entry.is_numeric for entry in columns],
+            headers=[entry.shown.header for entry in shown if entry.shown is not None],
+            numeric=[entry.is_numeric for entry in shown],
             lines=[plain(*line) for line in lines],
-            title=_shared(table),
-            caption=_legend(table, hidden),
-            sections=list(table["defense"]),
+            title=_shared(table, columns or ()),
+            caption=_legend(table, {entry.name for entry in shown}, hidden, has_best=any(best)),
+            sections=sections(table),
         )
 
-    return _fitted(drawing, hiding_order(table))
+    if wide:
+        return drawing(())
+    order = hiding_order(table, names=columns)
+    # Without a legend, only their names say what flags mean.
+    return _fitted(drawing, [name for name in order if name != FLAG_NAMES or not console.settings.quiet])
 
 
 def _drawn(table: ReadableTable) -> RenderableType:
@@ -256,7 +278,7 @@ def show_other(
 
     def text(name: str) -> str:
         if name == "markdown":
-            return formats.markdown(shown.headers, shown.numeric, shown.lines)
+            return markdown_table(shown.headers, shown.numeric, shown.lines)
         if name not in {entry.name for entry in formats.FORMATS if entry.any_table}:
             raise UserError(f"{option} has no format {name}: give table, csv, json or markdown")
         return formats.as_text(table, name)
@@ -273,53 +295,37 @@ def show_other(
         console.note(f"wrote {path}")
 
 
-_MEAN = "for the paper's mean corruption error (mCE): advdef report --corruption-baseline alexnet|FILE.csv"
+def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], *, has_best: bool) -> list[str]:
+    """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden.
 
-
-def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
-    """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden."""
-    without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
+    Args:
+        table: The rows.
+        shown: The names of its columns.
+        hidden: What is left out; see :func:`~.readable.hiding_order`.
+        has_best: Whether best values are marked.
+    """
+    left_out = [name for name in hidden if name != FLAG_NAMES]
+    without = [f"hidden (terminal too narrow): {', '.join(left_out)}"] if left_out else []
     if console.settings.quiet:
         # That the figures may be overstated is a warning, and stays.
         return quick_look(table) + without
-    raised = {flag for flags in table["flags"] for flag in str(flags).split(";")}
-    caption = [f"{flag}: {text}" for flag, text in flag_texts(raised).items()]
-    if table["attack"].str.startswith("+").any():
-        caption.append(
-            "+ before an attack: it ran only on images that the attacks before it in its suite did not break (in every draw "
-            "of a randomized defense), and its row counts the broken ones too"
-        )
-    headers = {entry.name for entry in shown_columns(table)}
-    if {"corruption", "clean_accuracy"} <= headers:
-        caption.append("clean in a row with a corruption: the accuracy on the corrupted images, before the attack")
-    if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
-        caption += [_MEAN] if table["mce"].isna().all() else []
-    caption += quick_look(table)
-    if "stop_when_decided" in table.columns and table["stop_when_decided"].notna().any():
-        caption.append(
-            "decided at: n images, in random order, were attacked until the accuracy of all was known to reach this limit or not; the "
-            "interval of the robust accuracy holds at any stopping time"
-        )
-        if "corruption" in table.columns and table.loc[table["stop_when_decided"].notna(), "corruption"].notna().any():
-            caption.append("no mean over corruptions: how many images were attacked depends on the outcomes")
-    if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
+    marks = flag_marks(table)
+    texts = flag_texts(marks)
+    if FLAG_NAMES in hidden:
+        caption = [f"{mark} {flag}: {texts.get(flag, 'unknown')}" for flag, mark in marks.items()]
+    else:
+        caption = [f"{flag}: {text}" for flag, text in texts.items()]
+    caption += notes(table)
+    if "des" in shown and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
-    return caption + without
+    return [*map(escaped_for_terminal, caption), *([f"* {BEST}"] if has_best else []), *without]
 
 
-def quick_look(table: pd.DataFrame) -> list[str]:
-    """The line on rows whose attacks are too weak to vouch for them; empty without such rows."""
-    from robustbench_cli.benchmarks.store.worst_case_flags import QUICK_LOOK
-
-    count = int(table["quick_look"].eq(True).sum()) if "quick_look" in table.columns else 0
-    rows = "" if count == len(table) else f"{count} of {len(table)} rows are a "
-    return [f"{rows}{QUICK_LOOK}"] if count else []
-
-
-def _shared(table: pd.DataFrame) -> str:
-    """The values that all rows share, for the line above the table."""
-    shared = [(entry.name, table[entry.name].iloc[0]) for entry in title_columns(table)]
-    return escaped_for_terminal(", ".join(f"{name} {value}" for name, value in shared))
+def _shared(table: pd.DataFrame, columns: Collection[str]) -> str:
+    """The values that all rows share, for the line above the table, but for those in columns that the user chose."""
+    return escaped_for_terminal(
+        ", ".join(f"{name} {value}" for name, value in shared_values(table) if name not in columns)
+    )
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,27 @@ change. JSON needs no function, since :func:`json.dumps` escapes all characters 
 from __future__ import annotations
 
 import re
+import unicodedata
 
-__all__ = ["escaped_for_csv", "escaped_for_markdown", "escaped_for_terminal", "unescaped_from_csv"]
+__all__ = ["escaped_for_csv", "escaped_for_latex", "escaped_for_markdown", "escaped_for_terminal", "unescaped_from_csv"]
 
 _FORMULA_STARTS = "=+-@＝＋－＠"  # noqa: RUF001 - spreadsheets accept the full-width forms as well
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    # In LaTeX's first font encoding these are other characters.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # With some languages a quotation mark is a command; ?` is another character; a bracket is an argument of a row's end.
+    '"': r"\char34{}",
+    "`": "{`}",
+    "[": "{[}",
+}
+_ACCENTS = {"\u0300", "\u0301", "\u0302", "\u0303", "\u0308", "\u030a", "\u030c", "\u0327"}
+"""The combining accents of which LaTeX has a command in each encoding."""
 _MARKDOWN = {character: f"\\{character}" for character in "\\|`*"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -54,6 +70,27 @@ def unescaped_from_csv(field: str) -> str:
     '=1+1'
     """
     return field[1:] if field.startswith("'") and escaped_for_csv(field[1:]) == field else field
+
+
+def escaped_for_latex(text: str) -> str:
+    r"""Escapes the text of a LaTeX table cell: it has no command, no column and no math, and every LaTeX can set it.
+
+    Accented Latin letters stay; other characters outside ASCII, which pdfLaTeX refuses, are written by their number.
+
+    >>> escaped_for_latex(r"a_b & 5% \\x")
+    'a\\_b \\& 5\\% \\textbackslash{}x'
+    """
+    # Two hyphens would become a dash, two apostrophes or commas a quotation mark.
+    return re.sub(r"([-',])(?=\1)", r"\1{}", "".join(map(_in_latex, escaped_for_terminal(text))))
+
+
+def _in_latex(character: str) -> str:
+    if character.isascii():
+        return _LATEX.get(character, character)
+    base, *accents = unicodedata.normalize("NFD", character)
+    if "\u00c0" <= character <= "\u017f" and base.isascii() and {*accents} <= _ACCENTS and accents:
+        return character
+    return f"{{[}}U+{ord(character):04X}]"
 
 
 def escaped_for_markdown(text: str) -> str:

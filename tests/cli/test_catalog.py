@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge
 
-from robustbench_cli.benchmarks.evaluation.checks import load_checks
 from robustbench_cli.cli import catalog
 from robustbench_cli.cli.catalog import (
     KINDS,
@@ -15,7 +14,6 @@ from robustbench_cli.cli.catalog import (
     _sentences,
     _type,
     card,
-    flag_texts,
     names,
     summaries,
 )
@@ -67,10 +65,3 @@ def test_a_sentence_ends_before_a_capital() -> None:
 def test_markup_is_left_out() -> None:
     """References and code become plain text."""
     assert _plain("Uses :class:`~a.b.C` and ``x``.") == "Uses a.b.C and x."
-
-
-def test_the_legend_has_the_texts_of_the_checks() -> None:
-    """Read from the source, they are those of the classes; names that are no check have none."""
-    texts = {check.name: check.text for check in load_checks()}
-    assert flag_texts([*texts, "", "no-such-flag"]) == texts
-    assert flag_texts(["no-eot"]) == {"no-eot": texts["no-eot"]}

@@ -136,21 +136,6 @@ def test_parameters_are_broken_at_commas_where_nothing_is_left_to_hide(monkeypat
     assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= 80
 
 
-@pytest.mark.parametrize(
-    ("marked", "begins"),
-    [([True], "quick look: "), ([True, False], "1 of 2 rows are a quick look: "), ([False, False], None)],
-)
-def test_a_quick_look_names_the_suite_that_looks_further(marked: list[bool], begins: str | None) -> None:
-    """In one line, with how many rows it is said of where it is not said of all; a table without such a column has none."""
-    lines = tables.quick_look(pd.DataFrame([ROW | {"quick_look": each} for each in marked]))
-    assert len(lines) == (begins is not None)
-    for line in lines:
-        assert line.startswith(begins or "")
-        assert "--suite standard" in line
-        assert "\n" not in line
-    assert tables.quick_look(TABLE) == []
-
-
 def test_quiet_leaves_the_legend_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With -q the table stands alone."""
     assert any("no-eot:" in line for line in drawn(None, monkeypatch))
@@ -201,7 +186,7 @@ def test_no_name_is_more_than_a_name(column: str, monkeypatch: pytest.MonkeyPatc
     assert {line[back[0].index("mean_l2")] for line in back[1:]} == {"-0.25"}
     assert len(pd.read_csv(io.StringIO(text))) == len(NAMES)
     assert [each[column] for each in json.loads(formats.as_text(table, "json"))] == NAMES
-    assert formats.as_text(table, "markdown").count("\n") == len(NAMES) + 2
+    assert formats.as_text(table, "markdown").count("\n| ") == len(NAMES) + 2
     on = Console(width=1000, legacy_windows=False)
     with on.capture() as captured:
         on.print(tables.for_terminal(table), crop=False)

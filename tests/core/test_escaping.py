@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from pylatexenc.latex2text import LatexNodes2Text
 
 from robustbench_cli.core.escaping import (
     escaped_for_csv,
+    escaped_for_latex,
     escaped_for_markdown,
     escaped_for_terminal,
     unescaped_from_csv,
@@ -141,3 +144,14 @@ def test_any_text(name: str) -> None:
     test_a_terminal_shows_and_obeys_nothing(name)
     test_a_field_is_one_field_and_no_formula(name)
     assert len(cells(name.replace("_", "").replace("[", ""))) == 6
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_latex_is_text(text: str) -> None:
+    """Converted back by a LaTeX parser, it is the text as a terminal shows it, and has no command that could fail."""
+    latex = escaped_for_latex(text)
+    for command, character in {"textless": "<", "textgreater": ">", "textbar": "|", "char34": '"'}.items():
+        # The parser does not know them.
+        latex = latex.replace(f"\\{command}{{}}", character)
+    shown = re.sub(r"[^\x20-\x7e]", lambda found: f"[U+{ord(found[0]):04X}]", escaped_for_terminal(text))
+    assert LatexNodes2Text(strict_latex_spaces=True).latex_to_text(latex) == shown

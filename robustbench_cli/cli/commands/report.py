@@ -19,6 +19,7 @@ from robustbench_cli.cli.gate_args import GateArgs, gate_options
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
+from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ Damaged = Callable[[UserError], None]
 )
 @output_format("table", *formats.format_names())
 @output_files()
+@table_options
 @gate_options
 def report(
     stores: tuple[Path, ...],
@@ -89,6 +91,7 @@ def report(
     corruption_baseline: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
+    view: TableArgs,
     gates: GateArgs,
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
@@ -99,9 +102,10 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
+    view.require_format(output_format, outputs)
     tables.require_writable_tables(outputs)
     stores, comparison = _second_row(stores, comparison)
-    show = _shown(leaderboard, comparison, by_protocol=by_protocol)
+    show = _shown(leaderboard, comparison, view, by_protocol=by_protocol)
     allowed = parse_conditions(conditions)
     content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed, corruption_baseline)
     show(content, output_format, outputs)
@@ -313,15 +317,19 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _shown(
-    leaderboard: str | None, comparison: Sequence[str], *, by_protocol: bool
+    leaderboard: str | None, comparison: Sequence[str], view: TableArgs, *, by_protocol: bool
 ) -> Callable[[_Content, str, Sequence[Path]], None]:
     """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
 
     Raises:
-        UserError: Several options want to take the place of the table.
+        UserError: Several options want to take the place of the table, or one is beside an option of the table.
     """
-    if sum((leaderboard is not None, bool(comparison), by_protocol)) > 1:
+    others = {"--leaderboard": leaderboard is not None, "--compare": bool(comparison), "--protocols": by_protocol}
+    given = [name for name, is_given in others.items() if is_given]
+    if len(given) > 1:
         raise UserError("--leaderboard, --compare and --protocols each take the place of the table: give one of them")
+    for name in given:
+        view.require_none(name)
     if leaderboard is not None:
         return lambda content, name, outputs: show_standings(leaderboard, content.table, content.results, name, outputs)
     if comparison or by_protocol:
@@ -329,17 +337,4 @@ def _shown(
         return lambda content, name, outputs: show(
             content.table, content.results, content.read, output_format=name, outputs=outputs
         )
-    return lambda content, name, outputs: _show(content.table, name, outputs)
-
-
-def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:
-    """Prints the table in a format, and writes it to files."""
-    if name == "table":
-        console.report(tables.for_terminal(table) if len(table) else "no rows")
-    else:
-        console.report(formats.as_text(table, name))
-        for line in tables.quick_look(table):
-            console.note(line)
-    for path in outputs:
-        tables.write(table, path)
-        console.note(f"wrote {path}")
+    return lambda content, name, outputs: view.show(content.table, name, outputs)

@@ -49,7 +49,7 @@ def test_one_entry_adds_a_column_everywhere(
     header, line = (text.split(",") for text in as_text(made, "csv").splitlines())
     assert (header[-1], line[-1]) == ("half_robust", "0.375")
     assert '"half_robust": 0.375' in as_text(made, "json")
-    assert as_text(made, "markdown").splitlines()[2].split("|")[-2].strip() == "37.5"
+    assert as_text(made, "markdown").splitlines()[4].split("|")[-2].strip() == "37.5"
     console.report(tables.for_terminal(made))
     _, _, headers, _, row, *_ = capsys.readouterr().out.splitlines()
     assert (headers.split()[-1], row.split()[-1]) == ("half", "37.5")

@@ -45,8 +45,8 @@ def test_one_entry_adds_a_choice_to_the_command_line(
         sys.modules.pop(name, None)
         monkeypatch.undo()
         importlib.import_module(name)
-    assert "table|csv|json|markdown|tsv" in text
-    assert ".md or .tsv" in text
+    assert "table|csv|json|markdown|latex|tsv" in text
+    assert ".tex or .tsv" in text
 
 
 def test_csv_is_safe_and_without_noise() -> None:
@@ -63,16 +63,29 @@ def test_json_has_numbers_and_null() -> None:
 
 
 def test_only_some_formats_take_any_table() -> None:
-    """Markdown shows the columns of the table of results."""
-    assert file_endings() == [".csv", ".json", ".md"]
+    """Markdown and LaTeX show the columns of the table of results."""
+    assert file_endings() == [".csv", ".json", ".md", ".tex"]
     assert file_endings(any_table=True) == [".csv", ".json"]
 
 
 @pytest.mark.parametrize(
-    ("path", "any_table", "right"), [("a.txt", False, ".csv, .json, .md"), ("a.md", True, ".csv, .json")]
+    ("path", "any_table", "right"), [("a.txt", False, ".csv, .json, .md, .tex"), ("a.md", True, ".csv, .json")]
 )
 def test_an_ending_without_a_format_is_a_user_error(path: str, any_table: bool, right: str) -> None:
     """The line names the endings that are possible."""
     with pytest.raises(UserError, match=f"^-o {path}: the ending selects the format: give one of {right}$"):
         format_of_file(Path(path), any_table=any_table)
     assert format_of_file(Path("A.CSV")) == "csv"
+
+
+def test_columns_of_files_are_those_that_the_user_chose() -> None:
+    """In this order; a format whose content is fixed takes none."""
+    assert as_text(TABLE, "csv", columns=["share", "name"]) == "share,name\n0.3,'=1+1\n,b\n"
+    assert [list(row) for row in json.loads(as_text(TABLE, "json", columns=["absent"]))] == [["absent"]] * 2
+    assert formats.takes_columns("latex")
+
+
+def test_a_format_may_have_fixed_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is refused with --columns."""
+    monkeypatch.setattr(formats, "FORMATS", (Format("tsv", (".tsv",), lambda table: "tsv"),))
+    assert not formats.takes_columns("tsv")

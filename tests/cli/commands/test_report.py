@@ -65,8 +65,9 @@ def test_the_store_is_told_in_every_form(advdef: Advdef, here: Path, store: Path
     objects = json.loads(advdef("report", "--format", "json").out)
     assert [each["cell"] for each in objects] == [row["cell"] for row in found]
     markdown = advdef("report", "--format", "markdown").out.splitlines()
-    assert len(markdown) == len(found) + 2
-    assert all(line.startswith("|") and line.endswith("|") for line in markdown)
+    lines = [line for line in markdown if line.startswith("|")]
+    assert len(lines) == len(found) + 2
+    assert all(line.endswith("|") for line in lines)
     assert advdef("report").out.count("worst-case") == 2
     written = advdef("report", "-o", "a.csv", "-o", "a.json", "-o", "folder/a.md", "-q")
     assert (written.code, written.err) == (0, "")
@@ -334,10 +335,11 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
 
 
 def test_a_quick_look_says_so_in_every_form(advdef: Advdef, store: Path) -> None:
-    """Below the table for people, on stderr beside the others, whose column marks the rows; with -q not in words."""
+    """Below the tables for people, on stderr beside the others, whose column marks the rows; with -q not in words."""
     line = "run --suite standard"
     assert line in " ".join(advdef("report").out.split())
-    for form in ("csv", "json", "markdown"):
+    assert line in advdef("report", "--format", "markdown").out
+    for form in ("csv", "json"):
         ended = advdef("report", "--format", form)
         assert (line in ended.err, line in ended.out) == (True, False)
         assert line not in advdef("report", "--format", form, "-q").err

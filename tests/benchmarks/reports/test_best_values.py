@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from robustbench_cli.benchmarks.reports.best_values import best_values
+from robustbench_cli.benchmarks.reports.columns import column
+
+COLUMNS = [column(name) for name in ("defense", "clean_accuracy", "robust_accuracy", "attack_success_rate", "des")]
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    common = {
+        "dataset": "digits",
+        "model": "small-cnn",
+        "checkpoint": "a",
+        "attack": "pgd",
+        "norm": "linf",
+        "eps": "0.1",
+        "targeted": "no",
+        "n": 100,
+        "flags": "",
+        "clean_accuracy": 0.9,
+        "robust_accuracy": 0.5,
+        "attack_success_rate": 0.4,
+        "des": math.nan,
+    }
+    return pd.DataFrame([common | row for row in rows])
+
+
+def test_the_best_of_an_attack_and_a_threat() -> None:
+    """The highest accuracy and the lowest success among the rows of one attack at one radius; ties are all best."""
+    best = best_values(
+        table(
+            {"defense": "none", "robust_accuracy": 0.5, "attack_success_rate": 0.4},
+            {"defense": "hrs", "robust_accuracy": 0.6, "attack_success_rate": 0.3, "des": 2.0},
+            {"defense": "rse", "robust_accuracy": 0.6, "attack_success_rate": 0.35, "des": -1.0},
+            {"defense": "none", "attack": "fgsm", "robust_accuracy": 0.8},
+            {"defense": "hrs", "eps": "0.2", "robust_accuracy": 0.9},
+        ),
+        COLUMNS,
+    )
+    assert best == [set(), {"robust_accuracy", "attack_success_rate", "des"}, {"robust_accuracy"}, set(), set()]
+
+
+def test_what_is_not_compared() -> None:
+    """Rows with flags, a model with itself, and accuracies at any distance."""
+    flagged = table({"defense": "none"}, {"defense": "hrs", "robust_accuracy": 0.9, "flags": "no-eot"})
+    assert best_values(flagged, COLUMNS) == [set(), set()]
+    assert best_values(table({"defense": "none"}, {"defense": "none", "robust_accuracy": 0.9}), COLUMNS) == [
+        set(),
+        set(),
+    ]
+    far = table(
+        {"defense": "none", "eps": ""}, {"defense": "hrs", "eps": "", "robust_accuracy": 0.9, "clean_accuracy": 1}
+    )
+    assert best_values(far, COLUMNS) == [set(), {"clean_accuracy"}]
