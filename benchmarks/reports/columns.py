@@ -147,11 +147,11 @@ class Column:
         kind: What it holds.
         value: Its value for a row, ``None`` where there is none. A column without this is in a table only where a
             command adds it.
-        gate: Which values are better, where a gate may judge the column.
+        gate: Which values are better; ``None`` where neither are. A gate may judge every column of numbers.
         identity: Whether rows of two tables are the same comparison only if they agree in it. ``"later"``: and earlier
             versions of the program wrote tables without it.
-        only: The rows that a gate judges by it, where not all: those of defended models, the means over corruptions
-            without an attack, or those with a radius. An accuracy under a minimal-norm attack at any distance has none.
+        only: The rows that a gate judges by it, where not all: those with a certificate, those of defended models, the means
+            over corruptions without an attack, or those with a radius. An accuracy under a minimal-norm attack at any distance has none.
         shown: Its form in the terminal; ``None`` where it is only in files.
     """
 
@@ -160,7 +160,7 @@ class Column:
     value: Callable[[RowSource], Any] | None
     gate: Literal["higher", "lower"] | None = None
     identity: Literal["always", "later"] | None = None
-    only: Literal["defended", "means", "radius"] | None = None
+    only: Literal["certified", "defended", "means", "radius"] | None = None
     shown: Shown | None = None
 
     def text(self, record: Record, *, interval: bool = True) -> str:
@@ -361,10 +361,11 @@ COLUMNS: tuple[Column, ...] = (
         "forwards",
         "count",
         lambda row: row.total("forwards"),
+        gate="lower",
         shown=Shown("passes", 63, text=lambda row: _short(row["forwards"] + row["backwards"]), hide=3),
     ),
-    Column("backwards", "count", lambda row: row.total("backwards")),
-    Column("seconds", "number", lambda row: row.total("seconds")),
+    Column("backwards", "count", lambda row: row.total("backwards"), gate="lower"),
+    Column("seconds", "number", lambda row: row.total("seconds"), gate="lower"),
     Column("device", "text", lambda row: row.of_result("device")),
     Column("cell", "text", lambda row: row.id),
     Column("eps_value", "number", lambda row: row.cell.eps),
@@ -390,8 +391,8 @@ COLUMNS: tuple[Column, ...] = (
             "sha256", 14, text=lambda row: str(row["checkpoint_sha256"])[:8], when=_varies("checkpoint_sha256")
         ),
     ),
-    Column("des_low", "points", lambda row: row.of_efficiency("low")),
-    Column("des_high", "points", lambda row: row.of_efficiency("high")),
+    Column("des_low", "points", lambda row: row.of_efficiency("low"), gate="higher", only="defended"),
+    Column("des_high", "points", lambda row: row.of_efficiency("high"), gate="higher", only="defended"),
     Column("clean_accuracy_loss_within_interval", "yes/no", lambda row: row.of_efficiency("loss_within_interval")),
     Column("quick_look", "yes/no", lambda row: row.quick_look),
     Column("precision", "text", lambda row: row.precision),
@@ -436,12 +437,16 @@ COLUMNS: tuple[Column, ...] = (
         "certified_accuracy",
         "share",
         None,
+        gate="higher",
+        only="certified",
         shown=Shown("certified", 54, when=lambda table: "certified_accuracy" in table.columns),
     ),
     Column(
         "certified_gap",
         "share",
         None,
+        gate="lower",
+        only="certified",
         shown=Shown("gap", 54, hide=7, when=lambda table: "certified_gap" in table.columns),
     ),
 )
@@ -463,8 +468,8 @@ def column_names() -> list[str]:
 
 
 def gated_columns() -> list[str]:
-    """The names of the columns that a gate may judge."""
-    return [entry.name for entry in COLUMNS if entry.gate is not None]
+    """The names of the columns that a gate may judge: those of numbers."""
+    return [entry.name for entry in COLUMNS if entry.kind not in {"text", "yes/no"}]
 
 
 def identity_columns(*, available: Iterable[str] | None = None) -> list[str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_cli.benchmarks.reports import pipeline_formats
+from robustbench_cli.benchmarks.reports.cases import Case
 from robustbench_cli.benchmarks.reports.latex import latex_table
 from robustbench_cli.benchmarks.reports.markdown import markdown_report
 from robustbench_cli.benchmarks.reports.readable import records
@@ -35,13 +37,15 @@ class Format:
         write: Writes a table as text.
         any_table: Whether it takes tables with any columns, and not only the table of results.
         write_columns: Writes the table of results with the columns of some names, where the format has a choice.
+        takes_cases: Whether it shows gates, and cells without a result: the writers take the test cases as their last argument.
     """
 
     name: str
     endings: tuple[str, ...]
-    write: Callable[[pd.DataFrame], str]
+    write: Callable[..., str]
     any_table: bool = False
-    write_columns: Callable[[pd.DataFrame, Sequence[str]], str] | None = None
+    write_columns: Callable[..., str] | None = None
+    takes_cases: bool = False
 
 
 def _rounded(value: Any) -> Any:
@@ -71,11 +75,22 @@ def _json(table: pd.DataFrame) -> str:
     return json.dumps(records(table.map(_rounded)), indent=1) + "\n"
 
 
+def _markdown(table: pd.DataFrame, cases: Sequence[Case]) -> str:
+    return markdown_report(table, gates=pipeline_formats.marks(cases))
+
+
+def _markdown_columns(table: pd.DataFrame, names: Sequence[str], cases: Sequence[Case]) -> str:
+    return markdown_report(table, names, gates=pipeline_formats.marks(cases))
+
+
 FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), _csv, any_table=True, write_columns=lambda table, names: _csv(table[[*names]])),
     Format("json", (".json",), _json, any_table=True, write_columns=lambda table, names: _json(table[[*names]])),
-    Format("markdown", (".md",), markdown_report, write_columns=markdown_report),
+    Format("markdown", (".md",), _markdown, write_columns=_markdown_columns, takes_cases=True),
     Format("latex", (".tex",), latex_table, write_columns=latex_table),
+    Format("junit", (".xml",), lambda _, cases: pipeline_formats.junit(cases), takes_cases=True),
+    Format("github", (), lambda _, cases: pipeline_formats.github(cases), takes_cases=True),
+    Format("sarif", (".sarif",), lambda _, cases: pipeline_formats.sarif(cases), takes_cases=True),
 )
 """The formats of files; the drawing for a terminal is the command line's."""
 
@@ -94,19 +109,27 @@ def file_endings(*, any_table: bool = False) -> list[str]:
     return [ending for entry in FORMATS if entry.any_table or not any_table for ending in entry.endings]
 
 
-def as_text(table: pd.DataFrame, name: str, *, columns: Sequence[str] | None = None) -> str:
+def as_text(
+    table: pd.DataFrame,
+    name: str,
+    *,
+    columns: Sequence[str] | None = None,
+    cases: Callable[[], Sequence[Case]] = tuple,
+) -> str:
     """A table in a format.
 
     Args:
         table: The rows.
         name: One of :func:`format_names`.
         columns: The names of the columns, for a format that :func:`takes_columns`; ``None`` for the usual ones.
+        cases: Makes the test cases of the report: the gates, and all cells.
     """
     entry = _format(name)
+    last = (cases(),) if entry.takes_cases else ()
     if columns is None:
-        return entry.write(table)
+        return entry.write(table, *last)
     assert entry.write_columns is not None
-    return entry.write_columns(table, columns)
+    return entry.write_columns(table, columns, *last)
 
 
 def takes_columns(name: str) -> bool:

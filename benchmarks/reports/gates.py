@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.escaping import unescaped_from_csv
 
 __all__ = [
+    "Judgment",
     "Limit",
     "Verdict",
     "compare",
@@ -32,6 +33,8 @@ __all__ = [
     "parse_conditions",
     "parse_limit",
     "read_baseline",
+    "row_identity",
+    "row_name",
     "select",
     "select_cells",
     "unmet",
@@ -49,15 +52,45 @@ class Limit:
     Attributes:
         column: The column's name.
         value: The limit, or the largest change against a baseline.
+        relative: Whether the change is a part of the baseline's value.
+        upper: Whether it is an upper limit, for a column in which neither higher nor lower values are better.
     """
 
     column: str
     value: float
+    relative: bool = False
+    upper: bool = False
 
     @property
     def is_upper(self) -> bool:
-        """Whether lower values are better, so that the limit is an upper one."""
-        return column(self.column).gate == "lower"
+        """Whether the limit is an upper one: lower values are better."""
+        better = column(self.column).gate
+        return self.upper if better is None else better == "lower"
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What a gate says of one row.
+
+    Attributes:
+        outcome: ``"missing"`` where the row cannot be judged.
+        reason: The values, or why they cannot be judged.
+        row: The row in words; empty where a gate has no row.
+        identity: See :func:`row_identity`.
+    """
+
+    outcome: Literal["passed", "failed", "missing"]
+    reason: str = ""
+    row: str = ""
+    identity: str = field(default="", compare=False)
+
+    @property
+    def line(self) -> str:
+        """The row and the reason."""
+        return f"{self.row}: {self.reason}" if self.row else self.reason
 
 
 @dataclass(frozen=True)
@@ -65,47 +98,97 @@ class Verdict:
     """The result of a gate.
 
     Attributes:
-        broken: A line for each row that breaks the limit.
-        missing: A line for each row that cannot be judged.
+        judgments: One per row that the gate judges, and one where there is none.
         left_out: The indices of the rows at any distance, which an accuracy under attack does not judge.
     """
 
-    broken: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    judgments: list[Judgment] = field(default_factory=list)
     left_out: list[Any] = field(default_factory=list)
 
+    def add(self, row: pd.Series | None, outcome: Literal["passed", "failed", "missing"], reason: str = "") -> None:
+        """Adds what the gate says of a row.
 
-def parse_limit(text: str, *, gate: Gate) -> Limit:
-    """Reads a limit such as ``robust_accuracy=0.40``.
+        Args:
+            row: The row; ``None`` where there is none.
+            outcome: See :class:`Judgment`.
+            reason: See :class:`Judgment`.
+        """
+        name, identity = ("", "") if row is None else (row_name(row), row_identity(row))
+        self.judgments.append(Judgment(outcome, reason, name, identity))
+
+    @property
+    def broken(self) -> list[str]:
+        """A line for each row that breaks the limit."""
+        return [judgment.line for judgment in self.judgments if judgment.outcome == "failed"]
+
+    @property
+    def missing(self) -> list[str]:
+        """A line for each row that cannot be judged."""
+        return [judgment.line for judgment in self.judgments if judgment.outcome == "missing"]
+
+
+def parse_limit(text: str, *, gate: Gate, location: str = "") -> Limit:
+    """Reads a limit such as ``robust_accuracy=0.40``, or ``robust_accuracy=5%`` for a change against a baseline.
 
     Args:
         text: ``COLUMN=VALUE``.
         gate: The gate that the limit is for.
+        location: The file and line of a gate in a suite, for messages; empty for an option.
 
     Raises:
-        UserError: The column is unknown or cannot be judged, the option is for columns of the other direction, or the
+        UserError: The column is unknown or cannot be judged, the gate is for columns of the other direction, or the
             value is not a number of the column's range.
     """
-    option = gate.option
+    option = f"{location}: {gate.name}" if location else gate.option
     name, equals, value = (part.strip() for part in text.partition("="))
-    if name not in gated_columns():
-        raise UserError(f"{option} '{text}': unknown column '{name}': {did_you_mean(name, gated_columns())}")
-    try:
-        # Not 0.4_0 or other scripts' digits, which Python takes too.
-        number = float(value) if re.fullmatch(r"[0-9eE.+-]+", value) else math.nan
-    except ValueError:
-        number = math.nan
+    allowed = _allowed_columns(gate)
+    if name not in allowed:
+        raise UserError(f"{option} '{text}': {_unknown_column(name, allowed)}")
+    relative = gate.baseline and value.endswith("%")
+    number = _number(value.removesuffix("%") if relative else value) / (100 if relative else 1)
     if not equals or not math.isfinite(number):
-        raise UserError(f"{option} '{text}': give COLUMN=VALUE, such as robust_accuracy=0.40")
-    if column(name).kind == "share" and number > 1:
+        hint = ""
+        if value.endswith("%") and math.isfinite(share := _number(value[:-1]) / 100):
+            hint = f": did you mean {share:g}?"
+        raise UserError(f"{option} '{text}': give COLUMN=VALUE, such as {_EXAMPLES[gate.baseline]}{hint}")
+    if gate.baseline and number < 0:
+        raise UserError(f"{option} '{text}': the largest change is negative: give a number from 0 on")
+    if column(name).kind == "share" and not relative and number > 1:
         hint = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
         raise UserError(f"{option} '{text}': {name} is a share, from 0 to 1: {hint}")
-    limit = Limit(name, number)
+    limit = Limit(name, number, relative=relative, upper=gate.upper)
     if limit.is_upper != gate.upper:
         better = "lower" if limit.is_upper else "higher"
-        opposite = gate_with(upper=limit.is_upper, baseline=gate.baseline).option
+        other = gate_with(upper=limit.is_upper, baseline=gate.baseline)
+        opposite = f"{other.name}:" if location else other.option
         raise UserError(f"{option} '{text}': {better} is better in {name}: give {opposite} {name}={value}")
     return limit
+
+
+_EXAMPLES = {False: "robust_accuracy=0.40", True: "robust_accuracy=0.02 or robust_accuracy=5%"}
+"""Limits, by whether they are changes against a baseline."""
+
+
+def _allowed_columns(gate: Gate) -> list[str]:
+    """The columns that a gate may judge. Rows are compared with a baseline only if their identities are equal."""
+    identity = identity_columns() if gate.baseline else ()
+    return [name for name in gated_columns() if name not in identity]
+
+
+def _unknown_column(name: str, allowed: Sequence[str]) -> str:
+    if name in gated_columns():
+        return f"{name} never changes: only rows that agree in it are compared; give one of {', '.join(allowed)}"
+    if name in column_names():
+        return f"unknown column '{name}' among those of numbers: {did_you_mean(name, allowed)}"
+    return f"unknown column '{name}': {did_you_mean(name, allowed)}"
+
+
+def _number(text: str) -> float:
+    """Reads a number in plain digits: not 0.4_0 or other scripts' digits, which Python takes too; NaN for other texts."""
+    try:
+        return float(text) if re.fullmatch(r"[0-9eE.+-]+", text) else math.nan
+    except ValueError:
+        return math.nan
 
 
 def parse_conditions(conditions: Sequence[str], *, option: str = "--where") -> dict[str, list[str]]:
@@ -220,7 +303,8 @@ def read_baseline(path: Path, *, option: str = "--baseline") -> pd.DataFrame:
     missing = [name for name in (*identity, "robust_accuracy") if name not in table.columns]
     if missing:
         raise UserError(f"{option} {path} has no column '{missing[0]}': {_HINT}")
-    for name in sorted({*gated_columns()} & {*table.columns}):
+    # The identity of a row is compared as text.
+    for name in sorted({*gated_columns()} & {*table.columns} - {*identity_columns()}):
         try:
             table[name] = pd.to_numeric(table[name])
         except ValueError as error:
@@ -258,21 +342,26 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
     verdict = Verdict(left_out=[index for index in table.index if index not in rows] if only == "radius" else [])
     if table.empty:
         option = gate_with(upper=limit.is_upper, baseline=False).option
-        verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
+        verdict.add(None, "missing", f"{option} {limit.column}={limit}: there is no row to judge")
     elif not rows and only in _NO_ROW:
-        verdict.missing.append(f"{limit.column}: {_NO_ROW[only]}")
+        verdict.add(None, "missing", f"{limit.column}: {_NO_ROW[only]}")
     hint = ": give --corruption-baseline alexnet or FILE.csv" if limit.column == "mce" else ""
     for row in rows.values():
         value = row[limit.column]
+        above, below = ("above", "at most") if limit.is_upper else ("at least", "below")
         if pd.isna(value):
-            verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge{hint}")
+            verdict.add(row, "missing", f"there is no {limit.column} to judge{hint}")
         elif _worse(value, limit.value, limit) > _ROUNDING:
-            side = "above" if limit.is_upper else "below"
-            verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")
+            side = above if limit.is_upper else below
+            verdict.add(row, "failed", f"{limit.column} {value:.6g} is {side} {limit}")
+        else:
+            side = below if limit.is_upper else above
+            verdict.add(row, "passed", f"{limit.column} {value:.6g} is {side} {limit}")
     return verdict
 
 
 _NO_ROW = {
+    "certified": "there is no certificate to judge: run 'advdef certify' with the same store",
     "means": "there is no mean over corruptions without an attack to judge: run --suite corruptions",
     "radius": "there is no row with a radius to judge: attack with --norm and --eps, or judge mean_l2",
 }
@@ -281,6 +370,8 @@ _NO_ROW = {
 
 def _is_judged(row: pd.Series, only: str | None) -> bool:
     """Whether a gate judges a row; see :attr:`~.columns.Column.only`."""
+    if only == "certified":
+        return not pd.isna(row.get("certified_accuracy"))
     if only == "means":
         return not pd.isna(row["mean_corruption_accuracy"])
     if only == "radius":
@@ -310,7 +401,7 @@ def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Li
     option = gate_with(upper=limit.is_upper, baseline=True).option
     verdict = Verdict()
     if baseline.empty:
-        verdict.missing.append(f"{option} {limit.column}={limit.value:g}: the baseline has no row to compare with")
+        verdict.add(None, "missing", f"{option} {limit.column}={limit}: the baseline has no row to compare with")
     if limit.column not in baseline.columns:
         raise UserError(f"{option} {limit.column}: the baseline has no such column")
     names = _identity(table, baseline)
@@ -323,30 +414,31 @@ def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Li
             continue
         judged.add(key)
         if max(count[key] for count in counts) > 1:
-            verdict.missing.append(
-                f"{_name(row)}: several rows are alike in all but the checkpoint: name one with --where"
-            )
+            verdict.add(row, "missing", "several rows are alike in all but the checkpoint: name one with --where")
         else:
             _compare_row(row, before[key], limit, verdict)
     for _, row in baseline.iterrows():
         if _key(row, names) not in judged:
-            verdict.missing.append(f"{_name(row)}: it is in the baseline, and not in the table")
+            verdict.add(row, "missing", "it is in the baseline, and not in the table")
     return verdict
 
 
 def _compare_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
     """Compares a row with its value in the baseline."""
-    new: Any = row[limit.column]
+    # A table has the columns of certificates only where there are any.
+    new: Any = row.get(limit.column)
     if pd.isna(old) and pd.isna(new):
         return
     if pd.isna(old) or pd.isna(new):
         side = "baseline" if pd.isna(old) else "table"
-        verdict.missing.append(f"{_name(row)}: the {side} has no {limit.column} for it")
-    elif _worse(new, old, limit) > limit.value + _ROUNDING:
+        verdict.add(row, "missing", f"the {side} has no {limit.column} for it")
+        return
+    largest = limit.value * (abs(old) if limit.relative else 1)
+    if _worse(new, old, limit) > largest + _ROUNDING:
         change = "rose" if limit.is_upper else "fell"
-        verdict.broken.append(
-            f"{_name(row)}: {limit.column} {change} from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
-        )
+        verdict.add(row, "failed", f"{limit.column} {change} from {old:.6g} to {new:.6g}, by more than {limit}")
+    else:
+        verdict.add(row, "passed", f"{limit.column} was {old:.6g} and is {new:.6g}")
 
 
 def without_baseline(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
@@ -359,7 +451,7 @@ def without_baseline(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
     names = _identity(table, baseline)
     before = {_key(row, names) for _, row in baseline.iterrows()}
     return [
-        f"{_name(row)}: it is not in the baseline, and so is not judged"
+        f"{row_name(row)}: it is not in the baseline, and so is not judged"
         for _, row in table.iterrows()
         if _key(row, names) not in before
     ]
@@ -374,7 +466,21 @@ def _key(row: pd.Series, names: Sequence[str]) -> tuple[str, ...]:
     return tuple("" if pd.isna(row[name]) else str(row[name]) for name in names)
 
 
-def _name(row: pd.Series) -> str:
+def row_identity(row: pd.Series) -> str:
+    """The columns in which rows of the same comparison agree, as one text: the same after another training.
+
+    Args:
+        row: A row of the table.
+    """
+    return "\x1f".join(_key(row, [name for name in identity_columns() if name in row.index]))
+
+
+def row_name(row: pd.Series) -> str:
+    """A row in a few words.
+
+    Args:
+        row: A row of the table.
+    """
     radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
     mean, std = (str(row.get(name)) for name in ("mean", "std"))
     model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]

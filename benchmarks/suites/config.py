@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOption
 from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.strict_yaml import YamlFile
+from robustbench_cli.core.strict_yaml import Position, YamlFile
 
 __all__ = [
     "CONDITIONS",
@@ -297,6 +297,8 @@ class SuiteConfig(_Grid):
         accounting: See :class:`AttackGroup`.
         include: Conditions, at least one of which a cell must match; :data:`CONDITIONS` are their keys.
         exclude: Conditions that a cell must not match.
+        gates: What the rows must fulfill, as written in the file; see
+            :func:`~robustbench_cli.benchmarks.reports.requirements.parse_entry`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -328,6 +330,7 @@ class SuiteConfig(_Grid):
     accounting: Accounting = "expected"
     include: Conditions = ()
     exclude: Conditions = ()
+    gates: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = ()
 
     _groups: tuple[AttackGroup, ...] = PrivateAttr(())
     _files: dict[str, YamlFile] | None = PrivateAttr(None)
@@ -397,6 +400,11 @@ class SuiteConfig(_Grid):
             return ""
         file = self._files.get(str(keys[0]))
         return file.location(*keys) if file is not None else str(keys[0])
+
+    def position(self, *keys: object) -> Position | None:
+        """The file and the line of a value; ``None`` where no file sets it."""
+        file = (self._files or {}).get(str(keys[0]))
+        return None if file is None else file.position(*keys)
 
     def prefix(self, *keys: object) -> str:
         """The beginning of a message on a value: its location and a colon; empty for the command line."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_cli.benchmarks.reports.gate_options import GATES, Gate
+from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.cli.option_sets import Decorator, OptionSet
@@ -19,83 +19,93 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustbench_cli.benchmarks.reports.gates import Limit
+    from robustbench_cli.benchmarks.reports.cases import Case, SuitePositions
+    from robustbench_cli.benchmarks.reports.gates import Verdict
+    from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, Requirement, VerdictKey
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
-__all__ = ["GateArgs", "gate_options"]
+__all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option"]
 
 
 @dataclass(frozen=True)
-class GateArgs:
-    """The gates of a command.
+class Unfinished:
+    """The cells of a report without a result.
 
     Attributes:
-        limits: Each limit with its gate and its text.
-        baseline: The earlier rows that some gates compare with; ``None`` where the user named none.
-        strict: Whether each row must be among them.
+        lines: A line for each, and for each damaged file.
+        failed: The rows of cells that failed.
+        missing: The rows of cells that are missing.
+        errors: The error of each failed cell.
+        damaged: The line of each damaged file.
     """
 
-    limits: Sequence[tuple[Gate, str, Limit]] = ()
-    baseline: pd.DataFrame | None = field(default=None, compare=False)
-    strict: bool = False
+    lines: Sequence[str] = ()
+    failed: pd.DataFrame | None = None
+    missing: pd.DataFrame | None = None
+    errors: Sequence[str] = ()
+    damaged: Sequence[str] = ()
 
-    @classmethod
-    def from_options(cls, *, baseline: Path | None, strict: bool, **texts: tuple[str, ...]) -> GateArgs:
-        """Reads the limits and the baseline.
+    def cases(self, positions: SuitePositions | None) -> list[Case]:
+        """The cells and files as test cases.
 
         Args:
-            baseline: A .csv file.
-            strict: See :class:`GateArgs`.
-            **texts: The limits of each gate, by its parameter.
-
-        Raises:
-            UserError: A limit is wrong, the baseline cannot be read, or an option needs another one.
+            positions: The places of the suite.
         """
-        values = [(gate, text) for gate in GATES for text in texts[gate.parameter]]
-        if not values and baseline is None and not strict:
-            return cls()
-        # Only here, because pandas takes longer to import than a command without gates takes to start.
-        from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.cases import CELL, Case, row_cases
 
-        limits = [(gate, text, gates.parse_limit(text, gate=gate)) for gate, text in values]
-        if any(gate.baseline for gate, _ in values) != (baseline is not None):
-            raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
-        if strict and baseline is None:
-            raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
-        return cls(limits, None if baseline is None else gates.read_baseline(baseline), strict)
+        position = positions and positions.first
+        cases = [Case("cells", CELL, line, "error", line, position=position, identity=line) for line in self.damaged]
+        if self.failed is not None:
+            cases += row_cases(self.failed, "error", reasons=self.errors, positions=positions)
+        if self.missing is not None:
+            reasons = ["it was requested, and is missing: run the same command again"] * len(self.missing)
+            cases += row_cases(self.missing, "skipped", reasons=reasons, positions=positions)
+        return cases
 
-    def judge(
-        self, table: pd.DataFrame, *, allowed: Mapping[str, Sequence[str]] | None = None, missing: Sequence[str] = ()
-    ) -> None:
-        """Judges the rows of a table, unrounded, and notes that they passed.
 
-        Args:
-            table: The rows.
-            allowed: The values allowed for each column of the baseline.
-            missing: A line for each row that should be there and is not.
+@dataclass(frozen=True)
+class Judged:
+    """A table with what the gates say of it.
+
+    Attributes:
+        table: The rows.
+        gates: The gates.
+        verdicts: What each gate says.
+        unfinished: The cells without a result.
+        unmatched: A line for each row that the baseline does not have.
+    """
+
+    table: pd.DataFrame
+    gates: GateArgs
+    verdicts: Sequence[Verdict] = ()
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    unmatched: Sequence[str] = ()
+
+    def cases(self) -> list[Case]:
+        """The test cases: the gates on each row, then all cells."""
+        from robustbench_cli.benchmarks.reports.cases import gate_cases, row_cases
+
+        positions = self.gates.positions
+        cases = [
+            case
+            for requirement, verdict in zip(self.gates.requirements, self.verdicts, strict=True)
+            for case in gate_cases(requirement, verdict, informational=self.gates.informational, positions=positions)
+        ]
+        return [*cases, *self.unfinished.cases(positions), *row_cases(self.table, positions=positions)]
+
+    def finish(self) -> None:
+        """Notes that the rows passed, or ends the command.
 
         Raises:
             CellsFailed: A row is missing or cannot be judged.
-            GateFailed: A row breaks a limit.
+            GateFailed: A row breaks a limit, and the gates are not informational.
         """
-        if not self.limits:
-            if missing:
-                raise CellsFailed(missing)
-            return
-        from robustbench_cli.benchmarks.reports import gates
-
-        verdicts = [gates.compare(table, limit) for gate, _, limit in self.limits if not gate.baseline]
-        missing = list(missing)
-        if self.baseline is not None:
-            before = gates.select(self.baseline, allowed or {})
-            changes = [limit for gate, _, limit in self.limits if gate.baseline]
-            verdicts += [gates.compare_with_baseline(table, before, limit) for limit in changes]
-            without = gates.without_baseline(table, before)
-            missing += without if self.strict else []
-            for line in () if self.strict else without:
-                console.warn(line)
-        missing += [line for verdict in verdicts for line in verdict.missing]
-        broken = [line for verdict in verdicts for line in verdict.broken]
-        left_out = {index for verdict in verdicts for index in verdict.left_out}
+        for line in () if self.gates.strict else self.unmatched:
+            console.warn(line)
+        missing = [*self.unfinished.lines, *(self.unmatched if self.gates.strict else ())]
+        missing += [line for verdict in self.verdicts for line in verdict.missing]
+        broken = [line for verdict in self.verdicts for line in verdict.broken]
+        left_out = {index for verdict in self.verdicts for index in verdict.left_out}
         if left_out:
             rows = "1 row" if len(left_out) == 1 else f"{len(left_out)} rows"
             console.note(
@@ -103,19 +113,163 @@ class GateArgs:
             )
         if missing:
             raise CellsFailed([*missing, *broken])
-        if broken:
+        if broken and not self.gates.informational:
             raise GateFailed(broken)
-        console.note(f"passed: {', '.join(f'{gate.option} {text}' for gate, text, _ in self.limits)}")
+        for line in broken:
+            console.warn(f"{line} (--informational: the exit code is 0)")
+        passed = [
+            requirement.label
+            for requirement, verdict in zip(self.gates.requirements, self.verdicts, strict=True)
+            if not verdict.broken
+        ]
+        if passed:
+            console.note(f"passed: {', '.join(passed)}")
+
+
+@dataclass(frozen=True)
+class GateArgs:
+    """The gates of a command.
+
+    Attributes:
+        requirements: The gates with their values.
+        baseline: The earlier rows that some gates compare with; ``None`` where the user named none.
+        strict: Whether each row must be among them.
+        informational: Whether a broken gate does not change the exit code.
+        positions: The places of the suite file that the rows come from.
+    """
+
+    requirements: Sequence[Requirement] = ()
+    baseline: pd.DataFrame | None = field(default=None, compare=False)
+    strict: bool = False
+    informational: bool = False
+    positions: SuitePositions | None = None
+
+    @classmethod
+    def from_options(
+        cls, *, baseline: Path | None, strict: bool, informational: bool = False, **texts: tuple[str, ...]
+    ) -> GateArgs:
+        """Reads the gates and the baseline.
+
+        Args:
+            baseline: A .csv file.
+            strict: See :class:`GateArgs`.
+            informational: See :class:`GateArgs`.
+            **texts: The values of each gate, by its parameter.
+
+        Raises:
+            UserError: A value is wrong, the baseline cannot be read, or an option needs another one.
+        """
+        values = [(gate, text) for gate in GATES for text in texts.get(gate.parameter, ())]
+        if not values and baseline is None and not strict:
+            return cls(informational=informational)
+        # Only here, because pandas takes longer to import than a command without gates takes to start.
+        from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.requirements import parse_requirement
+
+        requirements = [parse_requirement(gate, text) for gate, text in values]
+        if any(gate.baseline for gate, _ in values) != (baseline is not None):
+            raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
+        if strict and baseline is None:
+            raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
+        before = None if baseline is None else gates.read_baseline(baseline)
+        return cls(requirements, before, strict, informational)
+
+    def with_suite(self, config: SuiteConfig) -> GateArgs:
+        """The same gates and those of a suite file, with the lines of the file.
+
+        Args:
+            config: The suite.
+
+        Raises:
+            UserError: A gate of the file is not allowed.
+        """
+        from robustbench_cli.benchmarks.reports.cases import SuitePositions
+
+        places = {
+            entry.name: place
+            for number, entry in enumerate(config.attacks)
+            if entry.name is not None and (place := config.position("attacks", number)) is not None
+        }
+        files = filter(None, map(config.position, config.model_fields_set))
+        first = next((place._replace(line=1) for place in files), None)
+        positions = None if first is None else SuitePositions(first, places)
+        return replace(self, requirements=[*self.requirements, *suite_requirements(config)], positions=positions)
+
+    def judged(
+        self,
+        table: pd.DataFrame,
+        *,
+        allowed: Mapping[str, Sequence[str]] | None = None,
+        unfinished: Unfinished | None = None,
+        audits: Callable[[], Mapping[VerdictKey, AuditedVerdict]] = dict,
+    ) -> Judged:
+        """Judges the rows of a table, unrounded.
+
+        Args:
+            table: The rows.
+            allowed: The values allowed for each column of the baseline.
+            unfinished: The cells that should be there and are not.
+            audits: Reads the verdicts of audits, for gates on verdicts.
+        """
+        unfinished = unfinished or Unfinished()
+        if not self.requirements:
+            return Judged(table, self, unfinished=unfinished)
+        from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.requirements import judge
+
+        before = None if self.baseline is None else gates.select(self.baseline, allowed or {})
+        needs_audits = any(requirement.gate.kind == "verdict" for requirement in self.requirements)
+        verdicts_of_audits = audits() if needs_audits else {}
+        verdicts = [
+            judge(
+                replace(requirement, baseline=before)
+                if requirement.gate.baseline and requirement.baseline is None
+                else requirement,
+                table,
+                verdicts_of_audits,
+            )
+            for requirement in self.requirements
+        ]
+        unmatched = [] if before is None else gates.without_baseline(table, before)
+        return Judged(table, self, verdicts, unfinished, unmatched)
+
+
+def suite_requirements(config: SuiteConfig) -> list[Requirement]:
+    """The gates of a suite file.
+
+    Args:
+        config: The suite.
+
+    Raises:
+        UserError: A gate is not allowed.
+    """
+    if not config.gates:
+        return []
+    from robustbench_cli.benchmarks.reports.requirements import parse_entry
+
+    return [
+        parse_entry(entry, location=config.location("gates", number), position=place)
+        for number, entry in enumerate(config.gates)
+        if (place := config.position("gates", number)) is not None
+    ]
 
 
 def _limits(*, baseline: bool) -> list[Decorator]:
     """The options of the gates with a baseline, or of those without."""
     return [
-        option(gate.option, multiple=True, metavar="COLUMN=VALUE", group="Gates", help=gate.help)
+        option(gate.option, multiple=True, metavar=gate.metavar, group="Gates", help=gate.help)
         for gate in GATES
         if gate.baseline == baseline
     ]
 
+
+informational_option = option(
+    "--informational",
+    is_flag=True,
+    group="Gates",
+    help="Judge and print, but exit with 0 where a gate is broken; incomplete reports still exit with 3.",
+)
+"""Adds ``--informational``."""
 
 gate_options = OptionSet(
     "gates",
@@ -130,6 +284,7 @@ gate_options = OptionSet(
         ),
         *_limits(baseline=True),
         option("--strict", is_flag=True, group="Gates", help="Exit with 3 if the baseline lacks a row of the table."),
+        informational_option,
     ),
 )
 """Adds the options of gates; they arrive as ``gates``, a :class:`GateArgs`."""

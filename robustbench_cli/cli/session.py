@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.descriptions import describe_cell, failure_line
 from robustbench_cli.cli.exit_codes import CellsFailed
+from robustbench_cli.cli.gate_args import Unfinished
 from robustbench_cli.cli.options import warn_of_fewer_images
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
+from robustbench_cli.cli.reporting import Reporting, audited_verdicts, show
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
     from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
@@ -35,7 +35,6 @@ __all__ = [
     "in_processes",
     "job_options",
     "note_other_norms",
-    "raise_failures",
     "run_suite",
     "warn_of_small_datasets",
     "warn_of_unused_recipe",
@@ -70,9 +69,9 @@ def run_suite(
     split: bool = False,
     select: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
     save_images: Path | None = None,
-    outputs: Sequence[Path] = (),
-) -> pd.DataFrame:
-    """Runs every cell of a suite that the store does not have, and reports all of them.
+    reporting: Reporting | None = None,
+) -> None:
+    """Runs every cell of a suite that the store does not have, reports all of them, and judges them by gates.
 
     Args:
         common: The options of the command.
@@ -82,18 +81,17 @@ def run_suite(
         split: Whether several processes may compute one cell.
         select: Chooses the jobs to run.
         save_images: The folder for the adversarial images.
-        outputs: The files for the table.
-
-    Returns:
-        The rows.
+        reporting: The format and the files of the table, and the gates.
 
     Raises:
-        CellsFailed: A cell failed.
+        CellsFailed: A cell failed, or a row cannot be judged.
+        GateFailed: A row breaks a gate.
     """
     from robustbench_cli.benchmarks.execution.engines import local
     from robustbench_cli.benchmarks.suites.plan import plan
 
-    tables.require_writable_tables(outputs)
+    reporting = reporting or Reporting()
+    tables.require_writable_tables(reporting.outputs)
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
@@ -111,9 +109,7 @@ def run_suite(
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
     _warn_of_chance(planned, results)
-    table = _report(common.store, results, failures, outputs)
-    raise_failures(failures)
-    return table
+    _report(common.store, results, failures, reporting)
 
 
 def in_processes(devices: Sequence[str], *, timeout: float | None = None) -> Engine | None:
@@ -401,35 +397,32 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
             )
 
 
-def _report(
-    store: Path, results: Sequence[Result], failures: Sequence[Failure], outputs: Sequence[Path]
-) -> pd.DataFrame:
-    """Prints the table of results, writes it to the files that are named, and returns it."""
-    from robustbench_cli.benchmarks.audit.records import audited_flags
-    from robustbench_cli.benchmarks.reports.rows import rows
-    from robustbench_cli.benchmarks.store.store import Store, read_together
-
-    if not results:
-        raise_failures(failures)
-    stored = Store(store)
-    audited = audited_flags([store], damaged=lambda error: console.warn(str(error)))
-    table = rows(results, partial(read_together, store_of=lambda _: stored), audited)
-    tables.print_and_write(table, tables.for_terminal(table), outputs)
-    return table
-
-
-def raise_failures(failures: Sequence[Failure]) -> None:
-    """Ends the command with exit code 3 if cells failed.
-
-    Args:
-        failures: The failed cells.
+def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], reporting: Reporting) -> None:
+    """Prints the table of results, writes it to the files that are named, and judges it by the gates.
 
     Raises:
-        CellsFailed: There is a failure.
+        CellsFailed: A cell failed, or a row cannot be judged.
+        GateFailed: A row breaks a gate.
     """
-    if not failures:
-        return
-    if console.settings.verbose:
-        for failure in failures:
-            console.details(failure.traceback)
-    raise CellsFailed([failure_line(failure) for failure in failures])
+    from robustbench_cli.benchmarks.audit.records import audited_flags
+    from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
+    from robustbench_cli.benchmarks.store.store import Store, read_together
+
+    for failure in failures if console.settings.verbose else ():
+        console.details(failure.traceback)
+    lines = list(map(failure_line, failures))
+    if not results and reporting.needs_rows:
+        raise CellsFailed(lines)
+
+    def warn(error: UserError) -> None:
+        console.warn(str(error))
+
+    stored = Store(store)
+    table = rows(results, partial(read_together, store_of=lambda _: stored), audited_flags([store], damaged=warn))
+    judged = reporting.gates.judged(
+        table,
+        unfinished=Unfinished(lines, failed=failed_rows(failures), errors=[failure.error for failure in failures]),
+        audits=partial(audited_verdicts, [store], damaged=warn),
+    )
+    show(judged, reporting)
+    judged.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,11 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.reports.cases import Case
+
 __all__ = ["TableArgs", "table_options"]
+
+_FOR_MACHINES = {"csv", "json", "junit", "github", "sarif"}
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,20 @@ class TableArgs:
             if is_given:
                 raise UserError(f"{name} is for the table of results, and {option} shows another one: leave one out")
 
-    def show(self, table: pd.DataFrame, output_format: str, outputs: Sequence[Path]) -> None:
+    def show(
+        self,
+        table: pd.DataFrame,
+        output_format: str,
+        outputs: Sequence[Path],
+        cases: Callable[[], Sequence[Case]] = tuple,
+    ) -> None:
         """Prints the table in a format, and writes it to files.
 
         Args:
             table: The rows.
             output_format: ``table``, or the format of a file.
             outputs: The files.
+            cases: See :func:`~robustbench_cli.benchmarks.reports.formats.as_text`.
 
         Raises:
             UserError: The table lacks a column, or a file cannot be written.
@@ -94,12 +105,12 @@ class TableArgs:
             drawn = tables.for_terminal(table, columns=self.columns, wide=self.wide)
             console.report(drawn if len(table) else "no rows")
         else:
-            console.report(formats.as_text(table, output_format, columns=self.columns))
-            # The other formats for people have it in their legends.
-            for line in quick_look(table) if output_format in {"csv", "json"} else ():
+            console.report(formats.as_text(table, output_format, columns=self.columns, cases=cases))
+            # The formats for people have it in their legends.
+            for line in quick_look(table) if output_format in _FOR_MACHINES else ():
                 console.note(line)
         for path in outputs:
-            tables.write(table, path, columns=self.columns)
+            tables.write(table, path, columns=self.columns, cases=cases)
             console.note(f"wrote {path}")
 
 

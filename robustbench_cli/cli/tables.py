@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
     from robustbench_cli.benchmarks.execution.status import CellState
+    from robustbench_cli.benchmarks.reports.cases import Case
 
 __all__ = [
     "aligned",
@@ -62,20 +63,27 @@ def print_and_write(table: pd.DataFrame, drawn: RenderableType, outputs: Sequenc
         console.note(f"wrote {path}")
 
 
-def write(table: pd.DataFrame, path: Path, *, columns: Sequence[str] | None = None) -> None:
+def write(
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    cases: Callable[[], Sequence[Case]] = tuple,
+) -> None:
     """Writes a table atomically, in the format of the file's ending.
 
     Args:
         table: The rows.
         path: The file.
         columns: The names of its columns; ``None`` for the usual ones.
+        cases: See :func:`~robustbench_cli.benchmarks.reports.formats.as_text`.
 
     Raises:
         UserError: The ending is unknown, or the file cannot be written.
     """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    write_atomically(path, formats.as_text(table, formats.format_of_file(path), columns=columns).encode())
+    write_atomically(path, formats.as_text(table, formats.format_of_file(path), columns=columns, cases=cases).encode())
 
 
 def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -> None:

@@ -10,7 +10,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["escaped_for_csv", "escaped_for_latex", "escaped_for_markdown", "escaped_for_terminal", "unescaped_from_csv"]
+__all__ = [
+    "escaped_for_csv",
+    "escaped_for_github",
+    "escaped_for_latex",
+    "escaped_for_markdown",
+    "escaped_for_terminal",
+    "unescaped_from_csv",
+]
 
 _FORMULA_STARTS = "=+-@＝＋－＠"  # noqa: RUF001 - spreadsheets accept the full-width forms as well
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")
@@ -61,6 +68,20 @@ def escaped_for_csv(text: str) -> str:
     line = escaped_for_terminal(text)
     first = line.lstrip()[:1]
     return f"'{line}" if first and first in _FORMULA_STARTS and not _NUMBER.fullmatch(line) else line
+
+
+def escaped_for_github(text: str, *, in_property: bool = False) -> str:
+    r"""Escapes the text of a workflow command of GitHub Actions: it ends in the same line, and starts no other command.
+
+    Args:
+        text: Any text.
+        in_property: Whether the text is a property, such as the title, and not the message.
+
+    >>> escaped_for_github("50%\n::error::x"), escaped_for_github("a:b,c", in_property=True)
+    ('50%25\\n::error::x', 'a%3Ab%2Cc')
+    """
+    line = escaped_for_terminal(text).replace("%", "%25")
+    return line.replace(":", "%3A").replace(",", "%2C") if in_property else line
 
 
 def unescaped_from_csv(field: str) -> str:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
+__all__ = ["Position", "YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
@@ -82,6 +82,18 @@ def read_yaml(text: str) -> Any:
     return _read(text)[0]
 
 
+class Position(NamedTuple):
+    """A place in a file.
+
+    Attributes:
+        path: The file.
+        line: From 1 on.
+    """
+
+    path: str
+    line: int
+
+
 @dataclass(frozen=True)
 class YamlFile:
     """The value of a YAML file, with the lines of its parts.
@@ -104,6 +116,15 @@ class YamlFile:
         """
         mark = _mark(self._root, keys)
         return f"{self.path}, line {mark.line + 1}" if mark is not None else str(self.path)
+
+    def position(self, *keys: object) -> Position:
+        """The file and the line of a value, for a machine; see :meth:`location`.
+
+        Args:
+            *keys: See :meth:`location`.
+        """
+        mark = _mark(self._root, keys)
+        return Position(str(self.path), 1 if mark is None else mark.line + 1)
 
 
 def open_yaml_file(path: Path) -> YamlFile:

@@ -11,7 +11,7 @@ import pytest
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.gate_args import GateArgs
+from robustbench_cli.cli.gate_args import GateArgs, Unfinished
 
 NO_LIMITS: dict[str, tuple[str, ...]] = {"fail_under": (), "fail_over": (), "max_drop": (), "max_rise": ()}
 
@@ -28,14 +28,14 @@ def test_every_row_is_judged_unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     gates = GateArgs.from_options(baseline=None, strict=False, **NO_LIMITS | {"fail_under": ("robust_accuracy=0.4",)})
     passed: list[str] = []
     monkeypatch.setattr(console, "note", passed.append)
-    gates.judge(table(0.4, 0.5))
+    gates.judged(table(0.4, 0.5)).finish()
     assert passed == ["passed: --fail-under robust_accuracy=0.4"]
     with pytest.raises(
         GateFailed, match=r"^digits small-cnn none pgd linf eps 0\.1: robust_accuracy 0\.4 is below 0\.4$"
     ):
-        gates.judge(table(0.5, 0.4 - 1e-9))
+        gates.judged(table(0.5, 0.4 - 1e-9)).finish()
     with pytest.raises(CellsFailed, match=r"there is no robust_accuracy to judge; .* is below 0\.4"):
-        gates.judge(table(float("nan"), 0.1))
+        gates.judged(table(float("nan"), 0.1)).finish()
 
 
 def test_rows_at_any_distance_are_counted_in_one_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,18 +45,18 @@ def test_rows_at_any_distance_are_counted_in_one_note(monkeypatch: pytest.Monkey
     rows = table(0.5, 0.0).assign(eps=["0.1", ""], attack=["pgd", "cw"], attack_success_rate=[0.5, 1.0])
     notes: list[str] = []
     monkeypatch.setattr(console, "note", notes.append)
-    gates.judge(rows)
+    gates.judged(rows).finish()
     assert [line.partition(":")[0] for line in notes] == ["1 row at any distance left out of gates", "passed"]
     with pytest.raises(CellsFailed, match="attack_success_rate: there is no row with a radius to judge"):
-        gates.judge(rows.iloc[1:])
+        gates.judged(rows.iloc[1:]).finish()
 
 
 def test_missing_rows_end_a_command_without_gates_too() -> None:
     """With exit code 3; without any, nothing is judged."""
     gates = GateArgs.from_options(baseline=None, strict=False, **NO_LIMITS)
-    gates.judge(table(0.0))
+    gates.judged(table(0.0)).finish()
     with pytest.raises(CellsFailed, match=r"^one is missing$"):
-        gates.judge(table(0.0), missing=["one is missing"])
+        gates.judged(table(0.0), unfinished=Unfinished(["one is missing"])).finish()
 
 
 def test_an_attack_is_gated_by_the_command_that_runs_it(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.benchmarks.suites.config import SuiteConfig
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed
-from robustbench_cli.cli.session import raise_failures, warn_of_small_datasets
+from robustbench_cli.cli.reporting import Reporting
+from robustbench_cli.cli.session import _report, warn_of_small_datasets
 
 from .conftest import small_cell as cell
 
@@ -22,12 +25,15 @@ def test_a_small_data_set_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(warnings) == 1
 
 
-def test_failures_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is one line with the cell's id; no failure ends nothing."""
+def test_failures_end_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is one line with the cell's id; without a result only formats of pipelines have something to show."""
     monkeypatch.setattr(console.settings, "verbose", False)
     failure = Failure(cell=cell(), eps="0.1", error="out of memory")
     line = f"cell {failure.cell.id} (none pgd) failed: out of memory"
-    raise_failures([])
-    with pytest.raises(CellsFailed) as raised:
-        raise_failures([failure])
-    assert line in str(raised.value)
+    for output_format, shown in (("table", False), ("junit", True)):
+        with pytest.raises(CellsFailed) as raised:
+            _report(tmp_path, [], [failure], Reporting(output_format))
+        assert line in str(raised.value)
+        assert ("out of memory" in capsys.readouterr().out) is shown

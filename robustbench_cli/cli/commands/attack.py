@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.attacks.base.norm import NORMS
+from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import console
 from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.gate_args import GateArgs, gate_options
@@ -24,9 +25,11 @@ from robustbench_cli.cli.options import (
     is_given,
     option,
     output_files,
+    output_format,
     process_options,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, NameOf, OneOf, Setting
+from robustbench_cli.cli.reporting import Reporting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ __all__ = ["attack"]
 @eot_option
 @grid_options
 @first_images("Number of test images, from the first on.")
+@output_format("table", *formats.format_names())
 @output_files()
 @option(
     "--save-images",
@@ -118,6 +122,7 @@ def attack(
     eps: tuple[Eps, ...],
     eot: Draws | None,
     n: int,
+    output_format: str,
     outputs: tuple[Path, ...],
     save_images: Path | None,
     **grid: Any,
@@ -148,16 +153,15 @@ def attack(
         eps=eps,
         **grid,
     )
-    table = run_suite(
+    run_suite(
         common,
         config,
         devices=devices,
         engine=in_processes(devices),
         split=processes.split and bool(devices),
         save_images=save_images,
-        outputs=outputs,
+        reporting=Reporting(output_format, outputs, gates),
     )
-    gates.judge(table)
 
 
 def _check_early_decision(limit: float | None, gates: GateArgs, save_images: Path | None) -> None:
@@ -170,10 +174,12 @@ def _check_early_decision(limit: float | None, gates: GateArgs, save_images: Pat
         return
     if save_images is not None:
         raise UserError("--save-images saves all images, and --stop-when-decided leaves some out: give one of them")
-    for gate, text, judged in gates.limits:
-        if (gate.option, judged.column, judged.value) != ("--fail-under", "robust_accuracy", limit):
+    from robustbench_cli.benchmarks.reports.gates import Limit
+
+    for requirement in gates.requirements:
+        if requirement.gate.kind == "limit" and requirement.limit != Limit("robust_accuracy", limit):
             console.warn(
-                f"{gate.option} {text} is judged on the images that --stop-when-decided {limit:g} needs, which may be few: it decides "
+                f"{requirement.label} is judged on the images that --stop-when-decided {limit:g} needs, which may be few: it decides "
                 f"only --fail-under robust_accuracy={limit:g}"
             )
 

@@ -15,9 +15,12 @@ from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.gate_args import GateArgs, gate_options
+from robustbench_cli.cli.gate_args import GateArgs, Unfinished, gate_options
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
+from robustbench_cli.cli.param_types import NameOf
+from robustbench_cli.cli.reporting import Reporting, audited_verdicts
+from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.certified_columns import Contradictions
     from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.cell import Cell
-    from robustbench_cli.benchmarks.store.records import RequestedCell, Result
+    from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
     from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.cli.gate_args import Judged
 
 __all__ = ["report"]
 
@@ -78,6 +83,13 @@ Damaged = Callable[[UserError], None]
     group="Rows",
     help="Add the mean corruption error (mce): errors divided by those of AlexNet (ImageNet) or of the model in this table.",
 )
+@option(
+    "--suite",
+    metavar="FILE.yaml",
+    group="Gates",
+    type=NameOf("suite"),
+    help="Judge by the gates of this suite file, and name its lines in the formats of pipelines.",
+)
 @output_format("table", *formats.format_names())
 @output_files()
 @table_options
@@ -89,6 +101,7 @@ def report(
     comparison: tuple[str, ...],
     by_protocol: bool,
     corruption_baseline: str | None,
+    suite: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
     view: TableArgs,
@@ -107,13 +120,36 @@ def report(
     stores, comparison = _second_row(stores, comparison)
     show = _shown(leaderboard, comparison, view, by_protocol=by_protocol)
     allowed = parse_conditions(conditions)
-    content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed, corruption_baseline)
-    show(content, output_format, outputs)
+    reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
+    paths = stores_or_default(stores)
+    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline)
+    judged = reporting.gates.judged(
+        content.table,
+        allowed=allowed,
+        unfinished=content.unfinished,
+        # The table has named the damaged files.
+        audits=partial(audited_verdicts, paths, damaged=lambda _: None),
+    )
+    show(content, judged, reporting)
     for line in content.conflicts:
         console.warn(line)
     if content.impossible:
         _refuse_contradicted_proofs(content.impossible)
-    gates.judge(content.table, allowed=allowed, missing=content.missing)
+    judged.finish()
+
+
+def _suite(name: str) -> SuiteConfig:
+    """The suite file of ``--suite``.
+
+    Raises:
+        UserError: It cannot be read, or has no gates.
+    """
+    from robustbench_cli.benchmarks.suites.load import read_suite
+
+    config = read_suite(name)
+    if not config.gates:
+        raise UserError(f"--suite {name} has no gates: add a line such as gates: ['robust_accuracy_low=0.38']")
+    return config
 
 
 def _refuse_contradicted_proofs(lines: Sequence[str]) -> NoReturn:
@@ -153,7 +189,7 @@ class _Content:
         table: The rows that the user selects.
         results: All results whose files are intact, those of other rows included.
         read: Reads the outcomes of some of them.
-        missing: A line for each damaged file, failed cell and missing cell among them.
+        unfinished: The damaged files, and the failed and missing cells among them.
         conflicts: A line for each of the rows that contradicts a certificate by smoothing.
         impossible: A line for each of the rows that contradicts a proof.
     """
@@ -161,7 +197,7 @@ class _Content:
     table: pd.DataFrame
     results: list[Result]
     read: Callable[[Sequence[Result]], Together | None]
-    missing: list[str]
+    unfinished: Unfinished
     conflicts: list[str]
     impossible: list[str]
 
@@ -179,9 +215,8 @@ class _Content:
         from robustbench_cli.benchmarks.audit.records import audited_flags
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.corruption_means import read_corruption_baseline, with_corruption_errors
-        from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
+        from robustbench_cli.benchmarks.reports.rows import rows
         from robustbench_cli.benchmarks.store.store import read_together
-        from robustbench_cli.cli.descriptions import failure_line
 
         damaged: list[str] = []
 
@@ -208,19 +243,14 @@ class _Content:
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
         ]
         absent = _absent(requested, stores, {failure.cell.id for failure in failures})
-        failed, unfinished = failed_rows(failures), missing_rows(absent)
-        if len(table) or len(failed) or len(unfinished):
-            for line in gates.unmet([table, failed, unfinished], allowed):
-                console.warn(line)
+        unfinished = _unfinished(table, failures, absent, allowed, damaged)
         table = gates.select(table, allowed)
-        failures = [failures[index] for index in gates.select_cells(failed, allowed).index]
-        absent = [absent[index] for index in gates.select_cells(unfinished, allowed).index]
         present = {*table["cell"]}
         return cls(
             table,
             intact,
             partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=lambda _: None),
-            [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
+            unfinished,
             [] if conflicts is None else _of_cells(conflicts.of_smoothing, present),
             [] if conflicts is None else _of_cells(conflicts.of_proofs, present),
         )
@@ -263,6 +293,30 @@ def _absent(
         if cell_id not in failed and not any(store.result_hash(cell_id) for store in stores)
     ]
     return sorted(absent, key=lambda entry: _order(entry.cell))
+
+
+def _unfinished(
+    table: pd.DataFrame,
+    failures: Sequence[Failure],
+    absent: Sequence[RequestedCell],
+    allowed: Mapping[str, Sequence[str]],
+    damaged: Sequence[str],
+) -> Unfinished:
+    """The allowed cells among those that failed or are missing; warns of conditions that fit none of all these rows."""
+    from robustbench_cli.benchmarks.reports import gates
+    from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows
+    from robustbench_cli.cli.descriptions import failure_line
+
+    all_rows = (table, failed_rows(failures), missing_rows(absent))
+    for line in gates.unmet(all_rows, allowed) if any(map(len, all_rows)) else ():
+        console.warn(line)
+    failed, missing = (gates.select_cells(cells, allowed) for cells in all_rows[1:])
+    lines = [
+        *damaged,
+        *(failure_line(failures[index]) for index in failed.index),
+        *_missing_lines([absent[index] for index in missing.index]),
+    ]
+    return Unfinished(lines, failed, missing, [failures[index].error for index in failed.index], damaged)
 
 
 def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
@@ -318,7 +372,7 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
 
 def _shown(
     leaderboard: str | None, comparison: Sequence[str], view: TableArgs, *, by_protocol: bool
-) -> Callable[[_Content, str, Sequence[Path]], None]:
+) -> Callable[[_Content, Judged, Reporting], None]:
     """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
 
     Raises:
@@ -331,10 +385,16 @@ def _shown(
     for name in given:
         view.require_none(name)
     if leaderboard is not None:
-        return lambda content, name, outputs: show_standings(leaderboard, content.table, content.results, name, outputs)
+        return lambda content, _, reporting: show_standings(
+            leaderboard, content.table, content.results, reporting.output_format, reporting.outputs
+        )
     if comparison or by_protocol:
         show = partial(show_comparisons, comparison) if comparison else show_protocols
-        return lambda content, name, outputs: show(
-            content.table, content.results, content.read, output_format=name, outputs=outputs
+        return lambda content, _, reporting: show(
+            content.table,
+            content.results,
+            content.read,
+            output_format=reporting.output_format,
+            outputs=reporting.outputs,
         )
-    return lambda content, name, outputs: view.show(content.table, name, outputs)
+    return lambda _, judged, reporting: show_results(judged, reporting)

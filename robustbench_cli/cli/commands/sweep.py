@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_files, process_options
+from robustbench_cli.cli.gate_args import GateArgs, gate_options
+from robustbench_cli.cli.options import (
+    Common,
+    ProcessArgs,
+    command,
+    computing,
+    is_given,
+    option,
+    output_files,
+    output_format,
+    process_options,
+)
 from robustbench_cli.cli.param_types import SHARD, NameOf, OneOf
+from robustbench_cli.cli.reporting import Reporting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +81,9 @@ __all__ = ["sweep"]
     group="Run",
     help="Time limit per cell, in seconds.",
 )
+@output_format("table", *formats.format_names())
 @output_files()
+@gate_options
 @computing
 def sweep(
     common: Common,
@@ -79,12 +95,14 @@ def sweep(
     engine_name: Literal["local", "ray"],
     existing: Literal["skip", "rerun", "error"],
     timeout: float | None,
+    output_format: str,
     outputs: tuple[Path, ...],
+    gates: GateArgs,
 ) -> None:
     """Run every cell of a suite: models, defenses, attacks, radii and seeds.
 
     Each model is trained once. Several processes and machines may share a store: no cell is computed twice. Run the same
-    command again to resume.
+    command again to resume. The gates of the suite judge the table, and so do those of the command line.
     """
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.cli.session import run_suite
@@ -93,7 +111,9 @@ def sweep(
     engine = _engine(common, engine_name, devices, processes, timeout)
     config = read_suite(suite)
     select = partial(_selected, shard, existing, common.store, split=processes.split)
+    gates = _gates(gates, config, shard)
     if dry_run or status:
+        _require_nothing_to_judge("--dry-run" if dry_run else "--status")
         tables.require_writable_tables(outputs)
         _report_status(common, config, shard, dry_run=dry_run)
     else:
@@ -104,8 +124,35 @@ def sweep(
             engine=engine,
             split=processes.split,
             select=select,
-            outputs=outputs,
+            reporting=Reporting(output_format, outputs, gates),
         )
+
+
+def _gates(gates: GateArgs, config: SuiteConfig, shard: tuple[int, int] | None) -> GateArgs:
+    """The gates of the command line, and those of the suite unless the cells are only a part of it.
+
+    Raises:
+        UserError: A gate of the suite is not allowed.
+    """
+    with_suite = gates.with_suite(config)
+    if shard is None or shard[1] == 1 or not config.gates:
+        return with_suite
+    console.note(
+        f"the gates of the suite are not judged on shard {shard[0]}/{shard[1]}: 'advdef report --suite FILE' judges all of it"
+    )
+    return replace(with_suite, requirements=gates.requirements)
+
+
+def _require_nothing_to_judge(option: str) -> None:
+    """Refuses gates and formats for a table that is not printed.
+
+    Raises:
+        UserError: There is one.
+    """
+    for name in (*gate_options.names, "output_format"):
+        if is_given(name):
+            given = "format" if name == "output_format" else name.replace("_", "-")
+            raise UserError(f"{option} computes nothing, so that --{given} changes nothing: leave one of them out")
 
 
 def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] | None, *, dry_run: bool) -> None:

@@ -44,6 +44,10 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_records([usual | row for row in rows], columns=column_names())
 
 
+def outcomes(verdict: Verdict) -> list[str]:
+    return [judgment.outcome for judgment in verdict.judgments]
+
+
 def test_a_limit_is_read() -> None:
     """A column and a number."""
     assert parse_limit(" robust_accuracy = 0.40", gate=FAIL_UNDER) == Limit("robust_accuracy", 0.4)
@@ -53,9 +57,9 @@ def test_a_limit_is_read() -> None:
     ("words", "told"),
     [
         ("robust=0.4", "unknown column 'robust': did you mean 'robust_accuracy'"),
-        ("flags=1", "unknown column 'flags'"),
+        ("flags=1", "unknown column 'flags' among those of numbers"),
         ("robust_accuracy", "give COLUMN=VALUE, such as robust_accuracy=0.40"),
-        ("robust_accuracy=40%", "give COLUMN=VALUE"),
+        ("robust_accuracy=40%", "give COLUMN=VALUE, such as robust_accuracy=0.40: did you mean 0.4?"),
         ("robust_accuracy=nan", "give COLUMN=VALUE"),
         ("robust_accuracy=", "give COLUMN=VALUE"),
     ],
@@ -64,6 +68,39 @@ def test_what_is_no_limit_is_named(words: str, told: str) -> None:
     """The line repeats what was written and says what would be right."""
     with pytest.raises(UserError, match=f"--fail-under '{words}': {told}"):
         parse_limit(words, gate=FAIL_UNDER)
+
+
+def test_a_relative_drop_is_a_part_of_the_baseline() -> None:
+    """From 0.8, 5 % is 0.04: 0.76 passes and 0.7599 does not. Costs may rise, too."""
+    before = table({"robust_accuracy": 0.8, "forwards": 200})
+    limit = parse_limit("robust_accuracy=5%", gate=gate_with(upper=False, baseline=True))
+    assert limit == Limit("robust_accuracy", 0.05, relative=True)
+    assert outcomes(compare_with_baseline(table({"robust_accuracy": 0.76}), before, limit)) == ["passed"]
+    assert compare_with_baseline(table({"robust_accuracy": 0.7599}), before, limit).broken == [
+        "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7599, by more than 5%"
+    ]
+    limit = parse_limit("forwards=10%", gate=gate_with(upper=True, baseline=True))
+    assert [outcomes(compare_with_baseline(table({"forwards": n}), before, limit))[0] for n in (220, 221)] == [
+        "passed",
+        "failed",
+    ]
+
+
+def test_any_column_of_numbers_has_a_limit() -> None:
+    """Where neither higher nor lower is better, the gate has the direction; identities never change against a baseline."""
+    upper, lower = (gate_with(upper=upper, baseline=False) for upper in (True, False))
+    rows = table({"n": 500, "seconds": 3.0})
+    for text, gate, outcome in (
+        ("n=500", lower, "passed"),
+        ("n=501", lower, "failed"),
+        ("n=499", upper, "failed"),
+        ("seconds=3", upper, "passed"),
+    ):
+        assert outcomes(compare(rows, parse_limit(text, gate=gate))) == [outcome]
+    with pytest.raises(UserError, match="lower is better in seconds: give --fail-over seconds=3"):
+        parse_limit("seconds=3", gate=lower)
+    with pytest.raises(UserError, match="--max-drop 'n=1': n never changes"):
+        parse_limit("n=1", gate=gate_with(upper=False, baseline=True))
 
 
 def test_values_are_compared_unrounded() -> None:
@@ -82,9 +119,9 @@ def test_what_is_missing_cannot_be_judged() -> None:
         "digits small-cnn none pgd linf eps 8/255: there is no mean_l2 to judge"
     ]
     rows = table({}, {"defense": "hrs", "des": 3.0}, {"defense": "hrs", "attack": "cw", "eps": ""})
-    assert compare(rows, Limit("des", 2)) == Verdict(
-        broken=[], missing=["digits small-cnn hrs cw linf: there is no des to judge"]
-    )
+    verdict = compare(rows, Limit("des", 2))
+    assert verdict.missing == ["digits small-cnn hrs cw linf: there is no des to judge"]
+    assert verdict.broken == []
     assert compare(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
 
 
@@ -93,7 +130,9 @@ def test_an_accuracy_under_attack_is_judged_at_a_radius() -> None:
     rows = table(
         {}, {"attack": "cw", "eps": "", "robust_accuracy": 0.0, "clean_accuracy": 0.3}, {"attack": "none", "eps": ""}
     )
-    assert compare(rows, Limit("robust_accuracy", 0.5)) == Verdict(left_out=[1])
+    verdict = compare(rows, Limit("robust_accuracy", 0.5))
+    assert outcomes(verdict) == ["passed", "passed"]
+    assert verdict.left_out == [1]
     assert [row.partition(":")[0] for row in compare(rows, Limit("robust_accuracy", 0.6)).broken] == [
         "digits small-cnn none pgd linf eps 8/255",
         "digits small-cnn none none",
@@ -111,7 +150,7 @@ def test_a_drop_is_compared_unrounded() -> None:
     """From 0.8 to 0.78 is a drop by 0.02 and no more, whatever floating point says; to 0.7799 is more."""
     before = table({"robust_accuracy": 0.8})
     limit = Limit("robust_accuracy", 0.02)
-    assert compare_with_baseline(table({"robust_accuracy": 0.78}), before, limit) == Verdict()
+    assert outcomes(compare_with_baseline(table({"robust_accuracy": 0.78}), before, limit)) == ["passed"]
     assert compare_with_baseline(table({"robust_accuracy": 0.7799}), before, limit).broken == [
         "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7799, by more than 0.02"
     ]
@@ -143,7 +182,7 @@ def test_a_figure_on_one_side_only_is_missing() -> None:
     with_it, without = table({"des": 3.0}), table({"des": None})
     assert "the table has no des" in compare_with_baseline(without, with_it, Limit("des", 1)).missing[0]
     assert "the baseline has no des" in compare_with_baseline(with_it, without, Limit("des", 1)).missing[0]
-    assert compare_with_baseline(without, without, Limit("des", 1)) == Verdict()
+    assert outcomes(compare_with_baseline(without, without, Limit("des", 1))) == []
     for now in (table(), with_it):
         assert compare_with_baseline(now, table(), Limit("des", 1)).missing == [
             "--max-drop des=1: the baseline has no row to compare with"
@@ -160,7 +199,7 @@ def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
     before = read_baseline(tmp_path / "baseline.csv")
     assert before["robust_accuracy"].tolist() == [0.1 + 0.2, 1 / 3]
     for column in ("robust_accuracy", "des"):
-        assert compare_with_baseline(rows, before, Limit(column, 0)) == Verdict()
+        assert {*outcomes(compare_with_baseline(rows, before, Limit(column, 0)))} == {"passed"}
 
 
 def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
@@ -169,7 +208,7 @@ def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
     (tmp_path / "baseline.csv").write_text(rows.map(lambda x: f"'{x}" if x in ("+square", "-0.5,0.5") else x).to_csv())
     before = read_baseline(tmp_path / "baseline.csv")
     assert before["attack"].tolist() == ["+square", "fgsm"]
-    assert compare_with_baseline(rows, before, Limit("robust_accuracy", 0)) == Verdict()
+    assert outcomes(compare_with_baseline(rows, before, Limit("robust_accuracy", 0))) == ["passed", "passed"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+"""The gates of a command line or of a suite file, read and judged: limits of columns, flags of rows, verdicts of audits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_cli.benchmarks.evaluation.checks import registry as checks
+from robustbench_cli.benchmarks.reports.columns import column, gated_columns
+from robustbench_cli.benchmarks.reports.gate_options import ANY_FLAG, GATES, Gate, gate_with
+from robustbench_cli.benchmarks.reports.gates import (
+    Limit,
+    Verdict,
+    compare,
+    compare_with_baseline,
+    parse_conditions,
+    parse_limit,
+    read_baseline,
+    select,
+)
+from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.strict_yaml import Position
+
+__all__ = ["SUITE_KEYS", "AuditedVerdict", "Requirement", "VerdictKey", "judge", "parse_entry", "parse_requirement"]
+
+VerdictKey = tuple[str, str, str, str]
+"""What an audit judges together: the checkpoint's hash, the data set, the corruption with its severity, and the norm."""
+
+AuditedVerdict = tuple[str, str]
+"""The verdict of an audit, and its evidence in one line."""
+
+_SEVERITIES = ("suspicious", "broken")
+"""The verdicts that a gate can refuse, the mildest first."""
+
+SUITE_KEYS = (*(gate.name for gate in GATES), "where", "baseline")
+"""The keys of an entry of a suite's ``gates``."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A gate with its value.
+
+    Attributes:
+        gate: The gate.
+        text: Its value, as the user wrote it.
+        limit: The limit; ``None`` for gates on flags and verdicts.
+        where: The values allowed for each column in the rows that it judges; empty for all rows.
+        baseline: The earlier rows that it compares with.
+        position: Its file and line; ``None`` for an option.
+    """
+
+    gate: Gate
+    text: str
+    limit: Limit | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    baseline: pd.DataFrame | None = field(default=None, compare=False)
+    position: Position | None = None
+
+    @property
+    def label(self) -> str:
+        """The gate in the words of the command line."""
+        rows = "".join(f" --where {name}={value}" for name, values in self.where.items() for value in values)
+        return f"{self.gate.option} {self.text}{rows}"
+
+
+def parse_requirement(gate: Gate, text: str, *, location: str = "", **attributes: Any) -> Requirement:
+    """Reads the value of a gate.
+
+    Args:
+        gate: The gate.
+        text: The value.
+        location: The file and line of a gate in a suite, for messages.
+        **attributes: Further attributes of the requirement.
+
+    Raises:
+        UserError: The value is not allowed.
+    """
+    if gate.kind == "limit":
+        return Requirement(gate, text, parse_limit(text, gate=gate, location=location), **attributes)
+    known = [*checks.names(), ANY_FLAG] if gate.kind == "flag" else list(_SEVERITIES)
+    if text not in known:
+        noun = "flag" if gate.kind == "flag" else "verdict"
+        option = f"{location}: {gate.name}" if location else gate.option
+        raise UserError(f"{option} '{text}': unknown {noun} '{text}': {did_you_mean(text, known)}")
+    return Requirement(gate, text, **attributes)
+
+
+def parse_entry(entry: str | Mapping[str, Any], *, location: str, position: Position) -> Requirement:
+    """Reads an entry of a suite's ``gates``.
+
+    Args:
+        entry: A limit such as ``robust_accuracy_low=0.38``, whose direction follows from the column, or a mapping with one
+            gate and possibly ``where`` and ``baseline``.
+        location: Its file and line, for messages.
+        position: The same.
+
+    Raises:
+        UserError: A key or a value is not allowed, or the baseline cannot be read.
+    """
+    if isinstance(entry, str):
+        name = entry.partition("=")[0].strip()
+        better = column(name).gate if name in gated_columns() else "higher"
+        if better is None:
+            raise UserError(
+                f"{location}: gates: in {name} neither higher nor lower is better: give {{fail-under: {entry}}} or "
+                f"{{fail-over: {entry}}}"
+            )
+        gate = gate_with(upper=better == "lower", baseline=False)
+        return parse_requirement(gate, entry, location=location, position=position)
+    values = {key.replace("_", "-"): value for key, value in entry.items()}
+    for key in values:
+        if key not in SUITE_KEYS:
+            raise UserError(f"{location}: gates: unknown key '{key}': {did_you_mean(key, SUITE_KEYS)}")
+    named = [gate for gate in GATES if gate.name in values]
+    if len(named) != 1:
+        raise UserError(
+            f"{location}: gates: give an entry one gate, such as {{fail-under: robust_accuracy=0.4, where: attack=worst-case}}"
+        )
+    gate = named[0]
+    baseline = None
+    if gate.baseline != ("baseline" in values):
+        raise UserError(f"{location}: gates: 'baseline: FILE.csv' and max-drop or max-rise need each other: give both")
+    if "baseline" in values:
+        # As other paths in a suite, relative to its folder.
+        path = Path(position.path).parent / _text(values, "baseline", location)
+        baseline = read_baseline(path, option=f"{location}: baseline")
+    conditions = values.get("where", [])
+    where = [conditions] if isinstance(conditions, str) else conditions
+    if not isinstance(where, list) or not all(isinstance(condition, str) for condition in where):
+        raise UserError(
+            f"{location}: gates: where is {conditions!r:.80}: give a condition such as attack=worst-case, or a list"
+        )
+    return parse_requirement(
+        gate,
+        _text(values, gate.name, location),
+        location=location,
+        where=parse_conditions(where, option=f"{location}: where"),
+        baseline=baseline,
+        position=position,
+    )
+
+
+def _text(values: Mapping[str, Any], key: str, location: str) -> str:
+    if not isinstance(values[key], str):
+        raise UserError(f"{location}: gates: {key} is {values[key]!r:.80}: give one text")
+    return str(values[key])
+
+
+def judge(
+    requirement: Requirement, table: pd.DataFrame, verdicts: Mapping[VerdictKey, AuditedVerdict] | None = None
+) -> Verdict:
+    """Judges the rows of a table by a gate.
+
+    Args:
+        requirement: The gate.
+        table: The rows.
+        verdicts: The verdicts of audits, for a gate on verdicts.
+    """
+    rows = select(table, requirement.where)
+    if requirement.limit is not None:
+        if requirement.baseline is None:
+            return compare(rows, requirement.limit)
+        return compare_with_baseline(rows, select(requirement.baseline, requirement.where), requirement.limit)
+    verdict = Verdict()
+    if rows.empty:
+        verdict.add(None, "missing", f"{requirement.label}: there is no row to judge")
+    for _, row in rows.iterrows():
+        if requirement.gate.kind == "flag":
+            _judge_flags(row, requirement.text, verdict)
+        else:
+            _judge_verdict(row, requirement.text, verdicts or {}, verdict)
+    return verdict
+
+
+def _judge_flags(row: pd.Series, flag: str, verdict: Verdict) -> None:
+    flags = [] if pd.isna(row["flags"]) else [name for name in str(row["flags"]).split(";") if name]
+    raised = flags if flag == ANY_FLAG else [name for name in flags if name == flag]
+    if raised:
+        verdict.add(row, "failed", f"it has the flag {', '.join(raised)}: see 'advdef show check {raised[0]}'")
+    else:
+        verdict.add(row, "passed", "it has no flag" if flag == ANY_FLAG else f"it has no flag {flag}")
+
+
+def _judge_verdict(row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, AuditedVerdict], verdict: Verdict) -> None:
+    corruption = row.get("corruption")
+    if corruption == "mean":
+        # Its rows at each severity are judged.
+        return
+    corrupted = "" if pd.isna(corruption) or not corruption else f"{corruption} {row['severity']}"
+    key = (str(row["checkpoint_sha256"]), str(row["dataset"]), corrupted, str(row["norm"]))
+    if key not in verdicts:
+        verdict.add(row, "missing", "there is no audit of it: run 'advdef audit' with the same store")
+        return
+    name, evidence = verdicts[key]
+    failed = name in _SEVERITIES[_SEVERITIES.index(worst) :]
+    verdict.add(row, "failed" if failed else "passed", f"the audit says {name}{f': {evidence}' if evidence else ''}")

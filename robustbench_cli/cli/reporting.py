@@ -1,0 +1,101 @@
+"""Shows a table of results with its gates: on stdout, in files, and in the summary of a step of GitHub Actions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_cli.benchmarks.reports import formats
+from robustbench_cli.cli.gate_args import GateArgs, Judged
+from robustbench_cli.cli.table_args import TableArgs
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, VerdictKey
+
+__all__ = ["Reporting", "audited_verdicts", "show"]
+
+_STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""The variable in which GitHub Actions names the file of a step's summary."""
+
+_MOST_ROWS = 200
+"""The largest number of rows in such a summary: GitHub refuses one of more than 1 MiB."""
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How a command reports its table.
+
+    Attributes:
+        output_format: ``table``, or the name of a format of files.
+        outputs: The files.
+        gates: The gates.
+        view: The columns and the order of the rows.
+    """
+
+    output_format: str = "table"
+    outputs: Sequence[Path] = ()
+    gates: GateArgs = field(default_factory=GateArgs)
+    view: TableArgs = field(default_factory=TableArgs)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether there is nothing to show without a result."""
+        names = {self.output_format, *(formats.format_of_file(path) for path in self.outputs)}
+        return not any(entry.takes_cases for entry in formats.FORMATS if entry.name in names)
+
+
+def show(judged: Judged, reporting: Reporting) -> None:
+    """Prints a table in a format, and writes it to files.
+
+    Args:
+        judged: The rows, and what the gates say.
+        reporting: The format and the files.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    reporting.view.show(judged.table, reporting.output_format, reporting.outputs, judged.cases)
+    if reporting.output_format == "github" and os.environ.get(_STEP_SUMMARY):
+        _add_step_summary(Path(os.environ[_STEP_SUMMARY]), judged)
+
+
+def _add_step_summary(path: Path, judged: Judged) -> None:
+    """Adds the gates and the table to the summary of a step."""
+    shown: pd.DataFrame = judged.table.head(_MOST_ROWS)
+    more = len(judged.table) - len(shown)
+    text = formats.as_text(shown, "markdown", cases=judged.cases)
+    text += f"\nand {more} more rows\n" if more else ""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        raise UserError(f"{_STEP_SUMMARY}={path} cannot be written ({error.strerror or error})") from None
+
+
+def audited_verdicts(
+    stores: Iterable[Path], *, damaged: Callable[[UserError], None]
+) -> Mapping[VerdictKey, AuditedVerdict]:
+    """The verdicts of stores for gates on them: of several for the same rows, the severest.
+
+    Args:
+        stores: The folders.
+        damaged: Called with the error of each damaged file.
+    """
+    from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.store.store import Store
+
+    verdicts: dict[VerdictKey, AuditedVerdict] = {}
+    order = ("consistent", "suspicious", "broken")
+    for path in stores:
+        for group in audit_store(Store(path), damaged=damaged):
+            key = (group.checkpoint_sha256, group.dataset, group.corruption, group.norm)
+            evidence = f"{group.findings[0].check}: {group.findings[0].evidence}" if group.findings else ""
+            before = verdicts.get(key, ("consistent", ""))
+            verdicts[key] = max((group.verdict, evidence), before, key=lambda verdict: order.index(verdict[0]))
+    return verdicts
