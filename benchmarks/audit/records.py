@@ -19,14 +19,12 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
 from robustbench_cli.benchmarks.store.record_folder import RecordFolder
 from robustbench_cli.benchmarks.store.store import AUDITS
-from robustbench_cli.core.errors import UserError
 
 __all__ = [
     "RECORDS",
     "AuditTarget",
     "CheckRecord",
     "StoredDraws",
-    "audited_flags",
     "latest",
     "read",
     "records_of_cells",
@@ -191,29 +189,6 @@ def read(store: Path, target: AuditTarget, check: str) -> CheckRecord | None:
     """
     path = RECORDS.file(store, record_id(target, check))
     return RECORDS.read(path) if path.exists() else None
-
-
-def audited_flags(stores: Iterable[Path], *, damaged: Callable[[UserError], None]) -> Callable[[Cell], tuple[str, ...]]:
-    """The flags that audits of models raised, for the rows of a report.
-
-    Args:
-        stores: The folders of stores.
-        damaged: Called with the error of each file that cannot be read; it is skipped.
-
-    Returns:
-        A function from a cell to the names of the checks that speak against its model, in alphabetical order.
-    """
-    of_cell = records_of_cells(record for store in stores for record in RECORDS.stored(store, damaged=damaged))
-    known: dict[Hashable, tuple[str, ...]] = {}
-
-    def flags(cell: Cell) -> tuple[str, ...]:
-        key = cell.checkpoint, cell.norm, cell.dataset, cell.data, cell.corruption is None
-        if key not in known:
-            raised = {record.finding.check for record in latest(of_cell(cell)) if record.finding is not None}
-            known[key] = tuple(sorted(raised))
-        return known[key]
-
-    return flags
 
 
 def records_of_cells(records: Iterable[CheckRecord]) -> Callable[[Cell], list[CheckRecord]]:

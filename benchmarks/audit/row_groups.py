@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord, latest, records_of_cells
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import (
     NEAR_ZERO,
@@ -34,7 +36,11 @@ from robustbench_cli.benchmarks.store.worst_case_flags import (
 from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["access_of", "audit_store"]
+if TYPE_CHECKING:
+    # It imports pandas.
+    from robustbench_cli.benchmarks.reports.rows import FlagsOfGroup
+
+__all__ = ["access_of", "audit_store", "flags_of_groups"]
 
 Value = TypeVar("Value")
 
@@ -65,7 +71,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     members: dict[Hashable, list[Result]] = defaultdict(list)
     for result in store.unverified(damaged=damaged):
         if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
-            members[_group_of(result.cell)].append(result)
+            members[result.cell.checkpoint, result.cell.slice_and_norm].append(result)
     contradiction = _contradictions(store.path, damaged)
     groups: list[AuditedRows] = []
     without_rows = {record.id: record for record in records}
@@ -96,12 +102,6 @@ def _with_outcomes(store: Store, results: Iterable[Result], damaged: Damaged) ->
     return pairs
 
 
-def _group_of(cell: Cell) -> Hashable:
-    """Equal for the cells of one model, data slice and norm."""
-    corruption = None if cell.corruption is None else cell.corruption.canonical_identity
-    return cell.checkpoint, cell.scored_images, corruption, cell.norm
-
-
 def _judged(
     pairs: Sequence[tuple[Result, Outcomes]], records: Sequence[CheckRecord], lines: Mapping[str, str]
 ) -> AuditedRows:
@@ -115,18 +115,9 @@ def _judged(
     newest = latest(records)
     results = {result.cell.id: result for result, _ in pairs}
     first, cell = pairs[0][0], pairs[0][0].cell
-    group = RowGroup(
-        norm=cell.norm,
-        rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
-        contradictions=[lines[cell_id] for cell_id in results if cell_id in lines],
-        audited=_budget(newest),
-        audits=_audits(newest, cell),
-    )
-    findings = _flag_findings(group, results)
+    group = _row_group(pairs, newest, [lines[cell_id] for cell_id in results if cell_id in lines])
     of_rows = checks.load_checks_at("finding_in_rows")
-    for check in of_rows:
-        found = checks.finding_or_failure(check, partial(check.finding_in_rows, group))
-        findings += [found] if found is not None else []
+    findings = [*_flag_findings(group, results), *_findings_in_rows(group, of_rows)]
     return AuditedRows(
         dataset=cell.dataset,
         model=cell.model,
@@ -142,6 +133,57 @@ def _judged(
         left_out=_left_out(newest),
         budget=group.audited,
     )
+
+
+def _row_group(
+    pairs: Sequence[tuple[Result, Outcomes]], newest: Sequence[CheckRecord], contradictions: Sequence[str] = ()
+) -> RowGroup:
+    """What the checks look at: the rows of one model, data slice and norm, and the newest records of audits of the model."""
+    cell = pairs[0][0].cell
+    return RowGroup(
+        norm=cell.norm,
+        rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
+        contradictions=contradictions,
+        audited=_budget(newest),
+        audits=_audits(newest, cell),
+    )
+
+
+def _findings_in_rows(group: RowGroup, of_rows: Iterable[Check]) -> list[Finding]:
+    """What some checks find in stored rows."""
+    found = (checks.finding_or_failure(check, partial(check.finding_in_rows, group)) for check in of_rows)
+    return [finding for finding in found if finding is not None]
+
+
+def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup:
+    """The flags of a report that are not of one row alone: what audits of a model raised, and what the checks find in its rows.
+
+    Checks that only advise (:attr:`~.check.Check.advises`) raise no flag. Contradicted certificates are in another place; see
+    :func:`~.certified_columns.add_certified_columns`.
+
+    Args:
+        stores: The folders of stores.
+        damaged: Called with the error of each file that cannot be read; it is skipped.
+
+    Returns:
+        A function from the rows of one model, data slice and norm to the names of the checks, in alphabetical order.
+    """
+    of_cell = records_of_cells(record for store in stores for record in RECORDS.stored(store, damaged=damaged))
+    of_rows = [check for check in checks.load_checks_at("finding_in_rows") if not check.advises]
+
+    def flags(threats: Sequence[tuple[Sequence[Result], Outcomes, Outcomes]]) -> tuple[str, ...]:
+        pairs = [
+            (result, attacks.of_attack(number))
+            for results, attacks, _ in threats
+            for number, result in enumerate(results)
+        ]
+        newest = latest([*{record.id: record for result, _ in pairs for record in of_cell(result.cell)}.values()])
+        worst_cases = {tuple(result.cell.id for result in results): worst for results, _, worst in threats}
+        group = replace(_row_group(pairs, newest), worst_cases=worst_cases)
+        findings = _findings_in_rows(group, of_rows) + _findings_of(newest)
+        return tuple(sorted({finding.check for finding in findings}))
+
+    return flags
 
 
 def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
@@ -202,6 +244,7 @@ def access_of(result: Result) -> Access:
     return _constant(attack.name, "access", default=by_passes)
 
 
+@cache
 def _constant(attack: str, name: str, *, default: Value) -> Value:
     """A class attribute of one of the project's attacks, read without an import."""
     module = attacks.module_of(attack)

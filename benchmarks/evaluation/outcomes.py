@@ -184,7 +184,10 @@ class Outcomes:
         Args:
             number: Its index among them.
         """
-        return replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
+        outcomes = replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
+        if "_worst" in self.__dict__:
+            outcomes.__dict__["_worst"] = self._worst[number]
+        return outcomes
 
     def worst_attack(self, *, nearest: bool = False) -> Outcomes:
         """The per-image worst case over stacked attacks: the outcomes of the attack whose worst candidate survives least.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,6 +65,10 @@ class _Compared(NamedTuple):
         return float((self.right * ~self.certified)[self.known].mean()) if self.known.any() else math.nan
 
 
+_FLAG = "certificate-contradicted"
+"""The check whose flag is added here, since only here certificates and attacks are compared."""
+
+
 def add_certified_columns(
     table: pd.DataFrame, cells: Iterable[tuple[Cell, Callable[[], Outcomes]]], models: Sequence[CertifiedModel]
 ) -> Contradictions:
@@ -80,7 +84,7 @@ def add_certified_columns(
         models: The certificates of the same stores.
 
     Returns:
-        The contradictions between attacks and certificates.
+        The contradictions between attacks and certificates. The rows of these attacks get the flag ``certificate-contradicted``.
     """
     contradictions = Contradictions()
     compared: dict[str, _Compared] = {}
@@ -99,6 +103,7 @@ def add_certified_columns(
         group = model_and_threat(cell)
         compared[cell.id], groups[cell.id] = mine, group
         worst[group] = mine._replace(right=np.minimum(right, worst[group].right)) if group in worst else mine
+    _add_flags(table, {*contradictions.of_proofs, *contradictions.of_smoothing}, groups)
     if any(entry.known.any() for entry in compared.values()):
         entries, group = [], None
         for cell_id, attack in zip(table["cell"], table["attack"], strict=True):
@@ -108,3 +113,21 @@ def add_certified_columns(
         for name in ("accuracy", "gap"):
             table[f"certified_{name}"] = [math.nan if entry is None else getattr(entry, name) for entry in entries]
     return contradictions
+
+
+def _add_flags(table: pd.DataFrame, cells: Collection[str], groups: Mapping[str, Hashable]) -> None:
+    """Flags the cells whose attacks contradict a certificate, and the worst cases over these attacks.
+
+    Args:
+        table: The table, which is changed.
+        cells: The cells.
+        groups: The model and threat of each cell that has a certificate.
+    """
+    flagged = {groups[cell] for cell in cells}
+    group: Hashable = None
+    for index, (cell, attack) in enumerate(zip(table["cell"], table["attack"], strict=True)):
+        # A worst case comes after its attacks.
+        group = group if attack == WORST_CASE else groups.get(cell)
+        if cell in cells or (attack == WORST_CASE and group in flagged):
+            flags = table["flags"].iat[index]
+            table.iloc[index, table.columns.get_loc("flags")] = ";".join(filter(None, (flags, _FLAG)))

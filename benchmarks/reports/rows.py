@@ -18,16 +18,21 @@ from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.worst_case_flags import is_quick_look, worst_case_flags
 
-__all__ = ["failed_rows", "missing_rows", "model_and_threat", "rows"]
+__all__ = ["FlagsOfGroup", "failed_rows", "missing_rows", "model_and_threat", "rows"]
 
 Together = tuple[Sequence[Result], Outcomes]
 """Results, and the outcomes of their images, stacked."""
+
+FlagsOfGroup = Callable[[Sequence[tuple[Sequence[Result], Outcomes, Outcomes]]], Sequence[str]]
+"""From the rows of one model, data slice and norm to flags: for each threat its results, their outcomes, stacked, and the outcomes
+of their worst case.
+"""
 
 
 def rows(
     results: Iterable[Result],
     read: Callable[[Sequence[Result]], Together | None],
-    audited: Callable[[Cell], Sequence[str]] = lambda _: (),
+    flags_of_group: FlagsOfGroup = lambda _: (),
 ) -> pd.DataFrame:
     """Makes the table of some finished cells.
 
@@ -35,7 +40,8 @@ def rows(
         results: The results.
         read: Reads the outcomes of some results on the same images, as :func:`~.store.read_together` does: it returns those
             results whose outcomes are intact. Others have no row. It is called once for each result.
-        audited: Gives the flags that an audit of the model of a cell raised; they come after the row's own.
+        flags_of_group: Gives the flags of all rows of one model, data slice and norm, which come after each row's own; see
+            :func:`robustbench_cli.benchmarks.audit.row_groups.flags_of_groups`.
 
     Returns:
         One row a cell in the given order, the per-image worst case of a model and threat after its attacks, and the mean
@@ -48,20 +54,20 @@ def rows(
     groups: dict[tuple[bool, Hashable], list[Result]] = defaultdict(list)
     for result in results:
         groups[result.was_skipped, model_and_threat(result.cell)].append(result)
+    by_norm: dict[Hashable, list[tuple[bool, Hashable]]] = defaultdict(list)
+    for key, members in groups.items():
+        by_norm[members[0].cell.checkpoint, members[0].cell.slice_and_norm].append(key)
+    made: dict[tuple[bool, Hashable], tuple[list[_Row], _Row]] = {}
+    for keys in by_norm.values():
+        made |= _rows_of_norm({key: groups[key] for key in keys}, read, flags_of_group)
     table: list[_Row] = []
     undefended: dict[Hashable, dict[str, _Row]] = defaultdict(dict)
-    for (was_skipped, _), members in groups.items():
-        # The outcomes of skipped cells are read too, for a damaged file has its message.
-        together = read(members)
-        if together is not None and not was_skipped:
-            group, worst = _rows_of(*together)
-            table += group if len(group) == 1 else [*group, worst]
-            if not worst.source.cell.defenses:
-                for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
-                    undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
+    for group, worst in (made[key] for key in groups if key in made):
+        table += group if len(group) == 1 else [*group, worst]
+        if not worst.source.cell.defenses:
+            for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
+                undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
     _compare(table, undefended)
-    for row in table:
-        row.source.flags = tuple(dict.fromkeys((*row.source.flags, *audited(row.source.cell))))
     return with_corruption_means(_table([row.source for row in table]))
 
 
@@ -85,8 +91,7 @@ def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
 
 
 def _threat(cell: Cell) -> Hashable:
-    corruption = None if cell.corruption is None else cell.corruption.canonical_identity
-    return cell.scored_images, corruption, cell.norm, cell.eps, cell.targeted, cell.seed
+    return cell.slice_and_norm, cell.eps, cell.targeted, cell.seed
 
 
 def model_and_threat(cell: Cell) -> Hashable:
@@ -113,12 +118,44 @@ class _Row:
         return self.source.cell.model, attack, _threat(self.source.cell)
 
 
-def _rows_of(results: Sequence[Result], attacks: Outcomes) -> tuple[list[_Row], _Row]:
+def _rows_of_norm(
+    groups: Mapping[tuple[bool, Hashable], Sequence[Result]],
+    read: Callable[[Sequence[Result]], Together | None],
+    flags_of_group: FlagsOfGroup,
+) -> dict[tuple[bool, Hashable], tuple[list[_Row], _Row]]:
+    """The rows of one model, data slice and norm, whose outcomes are in memory at once.
+
+    Args:
+        groups: The results of each threat, by whether they were skipped.
+        read: See :func:`rows`.
+        flags_of_group: See :func:`rows`.
+
+    Returns:
+        For each threat what :func:`_rows_of` returns, with the flags of the group.
+    """
+    made: dict[tuple[bool, Hashable], tuple[list[_Row], _Row]] = {}
+    threats = []
+    for (was_skipped, threat), members in groups.items():
+        # The outcomes of skipped cells are read too, for a damaged file has its message.
+        together = read(members)
+        if together is not None and not was_skipped:
+            intact, attacks = together
+            worst = attacks.worst_attack(nearest=intact[0].cell.eps is None)
+            made[was_skipped, threat] = _rows_of(intact, attacks, worst)
+            threats.append((intact, attacks, worst))
+    flags = flags_of_group(threats) if threats else ()
+    for source in {id(row.source): row.source for group, worst in made.values() for row in (*group, worst)}.values():
+        source.flags = tuple(dict.fromkeys((*source.flags, *flags)))
+    return made
+
+
+def _rows_of(results: Sequence[Result], attacks: Outcomes, worst_outcomes: Outcomes) -> tuple[list[_Row], _Row]:
     """The rows of the attacks on one model and threat, and the row of their per-image worst case.
 
     Args:
         results: The results of the attacks. The worst case of a single one is its own row.
         attacks: Their outcomes, stacked.
+        worst_outcomes: The outcomes of their worst case.
     """
     rows = []
     for result, success in zip(results, attacks.success().of_each(), strict=True):
@@ -131,7 +168,7 @@ def _rows_of(results: Sequence[Result], attacks: Outcomes) -> tuple[list[_Row], 
             flags=result.flags,
         )
         rows.append(_Row(source, (result.cell.cascade, result.cell.attack.canonical_identity), success))
-    worst = rows[0] if len(rows) == 1 else _worst_case(results, attacks)
+    worst = rows[0] if len(rows) == 1 else _worst_case(results, attacks, worst_outcomes)
     summary = worst.source.summary
     clean, robust = summary["clean_accuracy"], summary["robust_accuracy"]
     assert clean is not None
@@ -142,10 +179,9 @@ def _rows_of(results: Sequence[Result], attacks: Outcomes) -> tuple[list[_Row], 
     return rows, worst
 
 
-def _worst_case(results: Sequence[Result], attacks: Outcomes) -> _Row:
+def _worst_case(results: Sequence[Result], attacks: Outcomes, worst: Outcomes) -> _Row:
     """The row of the per-image worst case over several attacks; the arguments are those of :func:`_rows_of`."""
     first = results[0]
-    worst = attacks.worst_attack(nearest=first.cell.eps is None)
     source = RowSource(
         cell=first.cell,
         eps=first.eps,

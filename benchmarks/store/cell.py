@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import marshal
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -151,6 +151,12 @@ class Cell(EvaluationOptions, _Evaluated):
         A cell that stops when its accuracy is decided has a sample of its own.
         """
         return self.data if self.stop_when_decided is None else f"{self.data} {self.id}"
+
+    @property
+    def slice_and_norm(self) -> Hashable:
+        """Equal for cells of the same images, with the same corruption, in the same norm: of one model, they have one verdict."""
+        corruption = None if self.corruption is None else self.corruption.canonical_identity
+        return self.scored_images, corruption, self.norm
 
     @property
     def evaluation_options(self) -> EvaluationOptions:

@@ -404,7 +404,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
         CellsFailed: A cell failed, or a row cannot be judged.
         GateFailed: A row breaks a gate.
     """
-    from robustbench_cli.benchmarks.audit.records import audited_flags
+    from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
     from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
     from robustbench_cli.benchmarks.store.store import Store, read_together
 
@@ -418,7 +418,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
         console.warn(str(error))
 
     stored = Store(store)
-    table = rows(results, partial(read_together, store_of=lambda _: stored), audited_flags([store], damaged=warn))
+    table = rows(results, partial(read_together, store_of=lambda _: stored), flags_of_groups([store], damaged=warn))
     judged = reporting.gates.judged(
         table,
         unfinished=Unfinished(lines, failed=failed_rows(failures), errors=[failure.error for failure in failures]),

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.gradients.source import GradientSource, NoGradientError
 from robustbench_cli.attacks.base.losses import margin, unmasked_classes, unmasked_spread
 from robustbench_cli.attacks.base.rng import Random, seeded
-from robustbench_cli.core.errors import UserError
 
 __all__ = ["measure_noise", "measured_noise", "noise_of"]
 
@@ -52,7 +51,7 @@ def noise_of(source: GradientSource, images: Tensor) -> float:
     try:
         with seeded(0):
             return measure_noise([source.logits, *([with_gradient] if images.is_cuda else [])], images)
-    except UserError:
+    except NoGradientError:
         # The model has no gradient, so only its scores are measured.
         with seeded(0):
             return measure_noise([source.logits], images)

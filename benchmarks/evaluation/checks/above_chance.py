@@ -53,8 +53,7 @@ class AboveChance(Check):
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         chance = _chance(rows.labels)
         for threat in rows.untargeted:
-            low, _ = threat.interval
-            if _is_unbounded(threat, rows) and low > chance:
+            if _is_unbounded(threat, rows) and threat.interval[0] > chance:
                 return self.finding(
                     f"at {threat.text} the robust accuracy is {threat.robust_accuracy:.3f}, and the most frequent class has "
                     f"{chance:.3f} of the images",

@@ -16,7 +16,9 @@ _FEWEST = 5
 """The fewest unbroken images that an attack must have moved."""
 
 _NEAR, _NEAR_IN_SUMS = 0.9, 0.5
-"""The share of the radius that some image must move, in linf; and in l2 and l1, where the box stops many pixels."""
+"""The share of the radius that some image must move, and that the steps must have together; and the share that some image must move
+in l2 and l1, where the box stops many pixels.
+"""
 
 _LEVEL = 1 / 255
 """An image rounded to 8 bits may lose or move as much."""
@@ -29,8 +31,8 @@ class CannotReach(Check):
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
-        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or the sum of its steps is shorter. Images "
-        "that it left as they were do not count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
+        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or all of its steps together are shorter than 0.9 "
+        "of eps, in any norm. Images that it left as they were do not count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
     remedy: ClassVar[str] = (
@@ -51,9 +53,10 @@ class CannotReach(Check):
         is_moved = arrays["linf"] > _LEVEL
         moved = arrays["distance"][(arrays["survival"].min(axis=0) >= 0.5) & is_moved]
         least = _NEAR * options.eps - _LEVEL if norm == "linf" else _NEAR_IN_SUMS * options.eps
-        # From a random start some pixels are near the surface at once, so the steps themselves are looked at too.
+        # A random start is near the surface at once, so the distance does not show how far the steps go. The box does not shorten them.
         reach = attack.reach()
-        return len(moved) >= _FEWEST and (bool(np.max(moved) < least) or (reach is not None and reach < least))
+        is_short = reach is not None and reach < _NEAR * options.eps
+        return len(moved) >= _FEWEST and (bool(np.max(moved) < least) or is_short)
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
         explained = {"left-the-ball", "no-gradients", "zero-gradient"} & evaluation.raised

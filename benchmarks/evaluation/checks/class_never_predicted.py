@@ -32,11 +32,12 @@ class ClassNeverPredicted(Check):
     source: ClassVar[str] = "Own test"
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
-        predicted = np.unique(np.concatenate([np.unique(row.outcomes.clean) for row in rows.rows]))
         classes, counts = np.unique(rows.labels, return_counts=True)
-        missing = classes[(counts >= _LEAST) & ~np.isin(classes, predicted)]
-        if not len(missing):
-            return None
+        missing = classes[counts >= _LEAST]
+        for row in rows.rows:
+            missing = missing[~np.isin(missing, row.outcomes.clean)]
+            if not len(missing):
+                return None
         names = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         return self.finding(
             f"{len(missing)} of the {len(classes)} classes are predicted for no clean image: {names}",

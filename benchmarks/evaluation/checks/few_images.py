@@ -36,6 +36,7 @@ class FewImages(Check):
         "Wilson: Probable Inference, the Law of Succession, and Statistical Inference. Journal of the American Statistical "
         "Association 22, 1927 (the interval)"
     )
+    advises: ClassVar[bool] = True
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         intervals = {threat: threat.interval for threat in rows.threats}

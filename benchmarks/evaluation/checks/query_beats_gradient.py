@@ -10,7 +10,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup, Threat
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
-from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm
+from robustbench_cli.benchmarks.evaluation.statistics.paired import holm, p_value_of_a_lead
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.square import Square
@@ -44,7 +44,7 @@ class QueryBeatsGradient(Check):
         "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
         "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
         "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
-        "of the same images, by a paired test at that level; it stops after 50 images if it does not leave fewer of these."
+        "of the same images, by a paired test at that level; it stops after 50 images if it lowers the accuracy of these by less than 0.03."
     )
     why: ClassVar[str] = (
         "An attack with gradients has more information. If it is the weaker one, the gradients are masked, or "
@@ -71,7 +71,7 @@ class QueryBeatsGradient(Check):
             if row.access not in {"gradients", "none"}
         ]
         compared = [(threat, row, threat.under(gradients)) for threat, row, gradients in pairs if not row.cascade]
-        p_values = holm([compare_paired(base.scored, row.scored).p_value_of_a_lead for _, row, base in compared])
+        p_values = holm([p_value_of_a_lead(base.scored, row.scored) for _, row, base in compared])
         found = [(threat, row, base) for (threat, row, base), p in zip(compared, p_values, strict=True) if p < _LEVEL]
         if found:
             threat, row, base = min(found, key=lambda entry: entry[1].robust_accuracy - entry[2].robust_accuracy)

@@ -33,6 +33,7 @@ class QuickLook(Check):
     source: ClassVar[str] = (
         "Tramer, Carlini, Brendel, Madry: On Adaptive Attacks to Adversarial Example Defenses. NeurIPS 2020"
     )
+    advises: ClassVar[bool] = True
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         if rows.audited in {"standard", "thorough"}:

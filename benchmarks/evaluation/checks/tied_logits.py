@@ -41,14 +41,15 @@ class TiedLogits(Check):
         perturbed = model_logits(probe.measured, probe.baseline.perturbed.to(probe.images))
         for logits, which in ((probe.logits, "clean"), (perturbed, "perturbed")):
             largest = logits == logits.max(1, keepdim=True).values
-            tied = largest.gather(1, probe.labels[:, None])[:, 0] & (largest.sum(1) > 1)
+            number = len(logits)
+            tied = largest.gather(1, probe.labels[:number, None])[:, 0] & (largest.sum(1) > 1)
             if can_reject(probe.model):
                 # Equal logits are a rejection.
                 tied &= ~largest.all(1)
             count = int(tied.sum())
-            if count >= _LEAST and count > _SHARE * len(probe):
-                return self.finding(f"{count} of {len(probe)} {which} images are tied", tied=count, n=len(probe))
+            if count >= _LEAST and count > _SHARE * number:
+                return self.finding(f"{count} of {number} {which} images are tied", tied=count, n=number)
         return None
 
     def passes(self, probe: ModelProbe) -> int:
-        return len(probe)
+        return probe.baseline_images

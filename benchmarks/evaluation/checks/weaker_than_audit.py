@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.row_group import (
     Threat,
     scored,
 )
-from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedComparison, ScoredDraws, compare_paired, holm
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws, holm, p_value_of_a_lead
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
@@ -56,24 +56,23 @@ class WeakerThanAudit(Check):
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         compared = [
-            (threat, audit, _compared(threat, audit))
+            (threat, audit, *_compared(threat, audit))
             for threat in rows.untargeted
             for audit in rows.audits
             if audit.check == self.name and _is_comparable(threat, audit)
         ]
-        p_values = holm([pair.p_value_of_a_lead for _, _, pair in compared])
+        p_values = holm([p_value_of_a_lead(of_rows, of_audit) for *_, of_rows, of_audit in compared])
         found = [entry for entry, p_value in zip(compared, p_values, strict=True) if p_value < _LEVEL]
         if not found:
             return None
-        threat, audit, pair = max(found, key=lambda entry: entry[2].difference)
-        number = _common(threat, audit)
-        of_rows, of_audit = scored(threat.worst, slice(number)).accuracy, _first(audit, number).accuracy
+        threat, audit, of_rows, of_audit = max(found, key=lambda entry: entry[2].accuracy - entry[3].accuracy)
+        number = len(of_rows.shares)
         return self.finding(
-            f"at {threat.text} {audit.attack} in the audit leaves {of_audit:.3f} of {number} images, and the attacks of the rows "
-            f"leave {of_rows:.3f}",
-            severity="broken" if pair.difference > _MUCH else "suspicious",
-            robust_accuracy_audit=of_audit,
-            robust_accuracy=of_rows,
+            f"at {threat.text} {audit.attack} in the audit leaves {of_audit.accuracy:.3f} of {number} images, and the attacks of the rows "
+            f"leave {of_rows.accuracy:.3f}",
+            severity="broken" if of_rows.accuracy - of_audit.accuracy > _MUCH else "suspicious",
+            robust_accuracy_audit=of_audit.accuracy,
+            robust_accuracy=of_rows.accuracy,
             n=number,
         )
 
@@ -87,15 +86,9 @@ def _is_comparable(threat: Threat, audit: AuditedDraws) -> bool:
     )
 
 
-def _common(threat: Threat, audit: AuditedDraws) -> int:
-    """The number of images that both attacked: the first ones of the data set."""
-    return min(len(threat.right), len(audit.draws.shares))
-
-
-def _first(audit: AuditedDraws, number: int) -> ScoredDraws:
-    return ScoredDraws(right=audit.draws.right[:, :number], shared=audit.draws.shared)
-
-
-def _compared(threat: Threat, audit: AuditedDraws) -> PairedComparison:
-    number = _common(threat, audit)
-    return compare_paired(scored(threat.worst, slice(number)), _first(audit, number))
+def _compared(threat: Threat, audit: AuditedDraws) -> tuple[ScoredDraws, ScoredDraws]:
+    """What the rows and the audit left of the images that both attacked: the first ones of the data set."""
+    number = min(len(threat.right), len(audit.draws.shares))
+    return scored(threat.worst, slice(number)), ScoredDraws(
+        right=audit.draws.right[:, :number], shared=audit.draws.shared
+    )

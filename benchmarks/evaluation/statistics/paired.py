@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
-__all__ = ["PairedComparison", "PairedTest", "ScoredDraws", "compare_paired", "holm", "sign_flip_test"]
+__all__ = [
+    "PairedComparison",
+    "PairedTest",
+    "ScoredDraws",
+    "compare_paired",
+    "holm",
+    "p_value_of_a_lead",
+    "p_value_of_equality",
+    "sign_flip_test",
+]
 
 PairedTest = Literal["mcnemar", "sign-flip", "two-level", "none"]
 """The test behind a p-value: see :func:`compare_paired`; ``"none"`` where a single shared draw allows no test."""
@@ -80,11 +89,6 @@ class PairedComparison:
     first_only: float
     second_only: float
 
-    @property
-    def p_value_of_a_lead(self) -> float:
-        """The p-value where the first accuracy is the higher one; 1 elsewhere."""
-        return self.p_value if self.difference > 0 else 1.0
-
 
 def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     """Tests whether two models have the same accuracy on the population of images and draws.
@@ -111,7 +115,7 @@ def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     """
     ahead = first.shares - second.shares
     low, high = _difference_interval(first, second)
-    p_value, test = _p_value(first, second)
+    p_value, test = p_value_of_equality(first, second)
     return PairedComparison(
         difference=first.accuracy - second.accuracy,
         low=low,
@@ -123,11 +127,28 @@ def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     )
 
 
-def _p_value(first: ScoredDraws, second: ScoredDraws) -> tuple[float, PairedTest]:
-    """The p-value of two models' equality, and its test."""
+def p_value_of_a_lead(first: ScoredDraws, second: ScoredDraws) -> float:
+    """The p-value of :func:`compare_paired` where the first accuracy is the higher one, and 1 elsewhere, which takes no test.
+
+    Args:
+        first: The first model.
+        second: The second model, on the same N images.
+    """
+    return p_value_of_equality(first, second)[0] if first.accuracy > second.accuracy else 1.0
+
+
+def p_value_of_equality(first: ScoredDraws, second: ScoredDraws) -> tuple[float, PairedTest]:
+    """The p-value of two models' equality, and its test; see :func:`compare_paired`, which has the interval too.
+
+    Args:
+        first: The first model.
+        second: The second model, on the same N images.
+    """
     if first.is_single_pass or second.is_single_pass:
         return 1.0, "none"
     levels = math.lcm(len(first.right), len(second.right))
+    if np.array_equal(first.right, second.right):
+        return 1.0, "mcnemar" if levels == 1 else "two-level" if first.shared or second.shared else "sign-flip"
     if levels == 1:
         from scipy.special import bdtr
 

@@ -212,7 +212,7 @@ class _Content:
             allowed: The values allowed for each column.
             corruption_baseline: What the corruption errors are divided by.
         """
-        from robustbench_cli.benchmarks.audit.records import audited_flags
+        from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.corruption_means import read_corruption_baseline, with_corruption_errors
         from robustbench_cli.benchmarks.reports.rows import rows
@@ -234,7 +234,7 @@ class _Content:
             return together
 
         ordered = sorted((result for result, _ in results.values()), key=lambda result: _order(result.cell))
-        table = rows(ordered, read, audited_flags([store.path for store in stores], damaged=collect))
+        table = rows(ordered, read, flags_of_groups([store.path for store in stores], damaged=collect))
         if corruption_baseline is not None:
             errors = read_corruption_baseline(corruption_baseline)
             table = with_corruption_errors(table, errors, name=corruption_baseline)

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord, audited_flags
-from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store
+from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord
+from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store, flags_of_groups
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
 from robustbench_cli.benchmarks.certification.procedures import identity_of
 from robustbench_cli.benchmarks.certification.records import CertificationFiles, CertificationHeader
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.reports.rows import rows
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
-from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store, read_together
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -132,13 +135,40 @@ def test_what_the_model_shows_speaks_against_its_rows(
     outcomes = make_outcomes(clean=[1] * 500, robust=[0] * 500)
     fog = MethodSpec(name="fog", parameters={"severity": 3})
     cells = [make_cell(), make_cell(data="e" * 64), make_cell(norm="l2"), make_cell(corruption=fog)]
-    for cell in cells:
-        publish(store, make_result(cell, outcomes))
+    made = [make_result(cell, outcomes) for cell in cells]
+    for one in made:
+        publish(store, one)
     RECORDS.write(store.path, record("unstable"))
-    flags = audited_flags([store.path], damaged=fail)
-    assert [flags(cell) for cell in cells] == [("unstable",), ("unstable",), (), ()]
+    flags = flags_of_groups([store.path], damaged=fail)
+    groups = [[([result], Outcomes.stacked([outcomes]), outcomes)] for result, _ in made]
+    assert [flags(group) for group in groups] == [("unstable",), ("unstable",), (), ()]
     verdicts = sorted(group.verdict for group in audit_store(store, damaged=fail))
     assert verdicts == ["broken", "broken", "consistent", "consistent"]
+
+
+@pytest.mark.parametrize("rises", [True, False])
+def test_what_the_rows_show_is_a_flag_of_the_table(
+    store: Store, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult, rises: bool
+) -> None:
+    """All rows of the model in this norm have it; the advice of few-images and quick-look stays in the audit."""
+    for eps, right in ((0.1, 40), (0.2, 60 if rises else 20)):
+        for attack in (SQUARE, MethodSpec(name="pgd", parameters={})):
+            outcomes = make_outcomes(clean=[1] * 80, robust=[1] * right + [0] * (80 - right))
+            publish(store, make_result(make_cell(eps=eps, attack=attack), outcomes))
+    publish(store, make_result(make_cell(norm="l2", eps=0.1), outcomes))
+    groups = audit_store(store, damaged=fail)
+    found = {finding.check for group in groups for finding in group.findings}
+    assert found >= {"few-images", "quick-look"}
+    table = rows(
+        store.results(damaged=fail),
+        partial(read_together, store_of=lambda _: store),
+        flags_of_groups([store.path], damaged=fail),
+    )
+    expected = found - {"few-images", "quick-look"}
+    assert expected == ({"accuracy-does-not-fall"} if rises else set())
+    assert {*table.loc[table["norm"] == "linf", "flags"]} == {";".join(expected)}
+    assert len(table.loc[table["norm"] == "linf"]) == 6
+    assert {*table.loc[table["norm"] == "l2", "flags"]} == {""}
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def add(
     cells: list[Cell], outcomes: list[Outcomes], *models: CertifiedModel, worst: bool = False
 ) -> tuple[pd.DataFrame, Contradictions]:
     """The columns of a table of cells and, at its end, a worst case."""
-    rows: list[dict[str, Any]] = [{"cell": cell.id, "attack": cell.attack_label} for cell in cells]
-    table = pd.DataFrame([*rows, *([{"cell": "w", "attack": WORST_CASE}] if worst else [])])
+    rows: list[dict[str, Any]] = [{"cell": cell.id, "attack": cell.attack_label, "flags": "unstable"} for cell in cells]
+    table = pd.DataFrame([*rows, *([{"cell": "w", "attack": WORST_CASE, "flags": ""}] if worst else [])])
     pairs = [(cell, partial(lambda values: values, values)) for cell, values in zip(cells, outcomes, strict=True)]
     return table, add_certified_columns(table, pairs, models)
 
@@ -107,13 +107,16 @@ def test_rows_without_a_certificate(attacked: Callable[..., Cell]) -> None:
     table, _ = add(cells, [outcomes_of([4])] * 3, model_of(RADII))
     assert table["certified_gap"].isna().tolist() == [False, True, True]
     table, _ = add(cells[1:], [outcomes_of([4])] * 2, model_of(RADII))
-    assert [*table.columns] == ["cell", "attack"]
+    assert [*table.columns] == ["cell", "attack", "flags"]
 
 
 def test_contradictions_of_both_kinds(make_cell: MakeCell, attacked: Callable[..., Cell]) -> None:
     """A broken image that is proven is impossible; broken votes may be chance."""
     cell = attacked()
-    _, contradictions = add([cell], [outcomes_of([0, 4])], model_of(RADII), model_of(RADII))
+    other = attacked(norm="l2")
+    certificates = model_of(RADII), model_of(RADII)
+    table, contradictions = add([other, cell], [outcomes_of([4]), outcomes_of([0, 4])], *certificates, worst=True)
+    assert table["flags"].tolist() == ["unstable", "unstable;certificate-contradicted", "certificate-contradicted"]
     assert [*contradictions.of_proofs] == [cell.id]
     # One line for each of the two proofs.
     assert ["1 of 3 images were broken" in line for line in contradictions.of_proofs[cell.id]] == [True, True]

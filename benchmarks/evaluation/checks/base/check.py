@@ -39,6 +39,8 @@ class Check:
         budget: The smallest budget of an audit that includes :meth:`finding_in_model`.
         needs: What :meth:`finding_in_model` uses of the probe besides the model. Without it, the check is left out. The
             cost of what several checks share counts once.
+        advises: Whether a finding in stored rows says that more should be measured, and not that a figure is wrong. It is no
+            flag in a table, which has the interval and the note of a quick look.
         name: The flag.
     """
 
@@ -51,6 +53,8 @@ class Check:
     position: ClassVar[int] = 1000
     budget: ClassVar[Budget] = "quick"
     needs: ClassVar[tuple[Need, ...]] = ("baseline",)
+
+    advises: ClassVar[bool] = False
 
     name: str
 

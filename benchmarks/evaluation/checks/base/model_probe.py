@@ -107,6 +107,11 @@ class ModelProbe:
         """The number of images on which an attack beside the baseline runs, by the budget."""
         return min(len(self), self.effort(50, 100, 300))
 
+    @property
+    def baseline_images(self) -> int:
+        """The number of images of the baseline: all, or for a randomized model, whose passes cost more, the first ones."""
+        return min(len(self), self.effort(100, 200, 500)) if self.randomized else len(self)
+
     def source(self, rows: Tensor) -> GradientSource:
         """A new gradient source in full float32, whose draws are bound to images.
 
@@ -194,8 +199,8 @@ class ModelProbe:
 
     @cached_property
     def baseline(self) -> Attacked:
-        """The evaluation of :attr:`baseline_attack` on all images."""
-        return self.evaluate(self.baseline_attack)
+        """The evaluation of :attr:`baseline_attack` on the first :attr:`baseline_images`."""
+        return self.evaluate(self.baseline_attack, torch.arange(self.baseline_images))
 
     @cached_property
     def logits(self) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -68,7 +68,7 @@ class Row:
         """``(N,)``: the share of draws in which the image's worst candidate is classified correctly."""
         return self.outcomes.right_shares
 
-    @property
+    @cached_property
     def scored(self) -> ScoredDraws:
         """Whether the images are classified correctly under the attack, for paired tests."""
         return scored(self.outcomes)
@@ -76,7 +76,7 @@ class Row:
     @property
     def robust_accuracy(self) -> float:
         """The mean of :attr:`right`."""
-        return float(self.right.mean())
+        return self.scored.accuracy
 
     @property
     def text(self) -> str:
@@ -94,6 +94,7 @@ class Threat:
         targeted: The choice of target classes; ``"no"`` for untargeted attacks.
         seed: The seed.
         rows: The rows.
+        known_worst: The worst case over the rows, where it is at hand.
     """
 
     eps: float | None
@@ -101,22 +102,32 @@ class Threat:
     targeted: str
     seed: int
     rows: tuple[Row, ...]
+    known_worst: Outcomes | None = None
 
     @cached_property
     def worst(self) -> Outcomes:
         """The per-image worst case over the attacks."""
+        if self.known_worst is not None:
+            return self.known_worst
         stacked = Outcomes.stacked([row.outcomes for row in self.rows])
         return stacked.worst_attack(nearest=self.eps is None)
 
-    @cached_property
+    @property
     def right(self) -> Floats:
         """``(N,)``: the share of draws in which the image is classified correctly in the worst case."""
-        return self.worst.right_shares
+        return self.scored.shares
 
-    @property
+    @cached_property
     def scored(self) -> ScoredDraws:
         """Whether the images are classified correctly in the worst case, for paired tests."""
-        return scored(self.worst)
+        if self.known_worst is not None:
+            return scored(self.known_worst)
+        # What is picked of the rows is less than their outcomes.
+        outcomes = [row.outcomes for row in self.rows]
+        survival = [of_row.nearest_success() if self.eps is None else of_row.least_survival() for of_row in outcomes]
+        strongest = np.argmin(survival, axis=0)[None, None]
+        right = np.take_along_axis(np.stack([of_row.worst_right for of_row in outcomes]), strongest, axis=0)[0]
+        return ScoredDraws(right=right, shared=bool(outcomes[0].draws_shared))
 
     def under(self, rows: Iterable[Row]) -> Threat:
         """The threat under some of its attacks alone.
@@ -124,7 +135,8 @@ class Threat:
         Args:
             rows: Some of its rows.
         """
-        return replace(self, rows=tuple(rows))
+        rows = tuple(rows)
+        return self if rows == self.rows else replace(self, rows=rows, known_worst=None)
 
     @property
     def clean_accuracy(self) -> float:
@@ -134,7 +146,7 @@ class Threat:
     @property
     def robust_accuracy(self) -> float:
         """The robust accuracy of the worst case."""
-        return float(self.right.mean())
+        return self.scored.accuracy
 
     @property
     def is_near_zero(self) -> bool:
@@ -185,6 +197,7 @@ class RowGroup:
         contradictions: A line for each row that breaks images inside their certified radius.
         audited: The largest budget with which the model was audited; ``None`` if it was not.
         audits: What audits of the model left of the first images.
+        worst_cases: Worst cases that are at hand, by the cells of a threat.
     """
 
     norm: Norm
@@ -192,6 +205,7 @@ class RowGroup:
     contradictions: Sequence[str] = ()
     audited: Budget | None = None
     audits: Sequence[AuditedDraws] = ()
+    worst_cases: Mapping[tuple[str, ...], Outcomes] = field(default_factory=dict)
 
     @cached_property
     def threats(self) -> list[Threat]:
@@ -208,6 +222,7 @@ class RowGroup:
                 targeted=rows[0].targeted,
                 seed=rows[0].seed,
                 rows=tuple(rows),
+                known_worst=self.worst_cases.get(tuple(row.cell for row in rows)),
             )
             for _, rows in sorted(groups.items(), key=lambda item: item[0])
         ]

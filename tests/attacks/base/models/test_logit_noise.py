@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.gradients.source import NoGradientError
 from robustbench_cli.attacks.base.losses import rounding, unmasked_spread
+from robustbench_cli.attacks.base.models import logit_noise
 from robustbench_cli.attacks.base.models.logit_noise import measure_noise, measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -89,6 +92,24 @@ def test_it_is_measured_once_and_not_counted() -> None:
     assert len(calls) == passes
     assert (source.forwards, source.backwards) == (0, 0)
     assert measured_noise(gradient_source(Counting(), randomized=False)) is None
+
+
+def test_only_a_missing_gradient_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the scores are measured alone; any other error reaches the caller."""
+    source = MeasuredModel(nn.Flatten(), IMAGES).source(1)
+    measured: list[float | UserError] = []
+    monkeypatch.setattr(logit_noise, "measure_noise", lambda functions, images: returned(measured.pop()))
+    measured += [2.0, NoGradientError("none")]
+    assert logit_noise.noise_of(source, IMAGES) == 2
+    measured += [2.0, UserError("out of memory")]
+    with pytest.raises(UserError, match="out of memory"):
+        logit_noise.noise_of(source, IMAGES)
+
+
+def returned(value: float | UserError) -> float:
+    if isinstance(value, UserError):
+        raise value
+    return value
 
 
 def test_the_tolerance_is_never_less_than_the_noise() -> None:
