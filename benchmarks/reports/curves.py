@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, threat_text
-from robustbench_cli.benchmarks.reports.readable import ambiguous_files, records
+from robustbench_cli.benchmarks.reports.readable import records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,13 +30,21 @@ _SETTING = ("dataset", "n", "norm", "targeted", "corruption", "severity", "stop_
 """The columns in which rows of one chart agree."""
 
 _SUBJECT = (
-    *("model", "defense", "checkpoint", "checkpoint_sha256", "mean", "std"),
+    *("model", "defense", "checkpoint_sha256", "mean", "std"),
     *("seed", "repeats", "accounting"),
 )
 """The columns that distinguish the rows of one chart at one radius."""
 
-_TOLD_APART_BY = ("model", "mean", "std", "seed", "repeats", "accounting")
-"""The columns that a label adds to the defense where they differ."""
+_TOLD_APART_BY = ("model", "mean", "std", "seed", "accounting", "repeats", "checkpoint", "checkpoint_sha256")
+"""The columns that a label adds to the defense, one after another, where they differ."""
+
+_TEXTS: Mapping[str, Callable[[Any], str]] = {
+    "model": str,
+    "accounting": str,
+    "checkpoint": lambda path: Path(path).name,
+    "checkpoint_sha256": lambda identity: str(identity)[:8],
+}
+"""How a label has a column; others have their name before the value."""
 
 
 @dataclass(frozen=True)
@@ -147,24 +155,20 @@ def model_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
         rows: Rows as plain data.
 
     Returns:
-        The defense, with the architecture, the seed and so on only where these differ, and with the file where all other names
-        are the same.
+        The defense, with the architecture, the seed, the file and so on where two models of this name differ in them.
     """
-    differ = [name for name in _TOLD_APART_BY if len({row[name] for row in rows}) > 1]
-    files = ambiguous_files(((row["dataset"], row["model"], row["defense"]), row["checkpoint"]) for row in rows)
-    labels = []
-    for row in rows:
-        parts = [row["defense"]]
-        parts += [
-            str(row[name]) if name == "model" else f"{name} {row[name]}" for name in differ if row[name] is not None
+    labels = [row["defense"] for row in rows]
+    for name in _TOLD_APART_BY:
+        values: dict[str, set[Any]] = {}
+        for label, row in zip(labels, rows, strict=True):
+            values.setdefault(label, set()).add(row[name])
+        labels = [
+            f"{label}, {_TEXTS.get(name, f'{name} {{}}'.format)(row[name])}"
+            if len(values[label]) > 1 and row[name] is not None
+            else label
+            for label, row in zip(labels, rows, strict=True)
         ]
-        labels.append(", ".join([*parts, files[row["checkpoint"]]] if files else parts))
-    subjects = {(label, _key(row, _SUBJECT)) for label, row in zip(labels, rows, strict=True)}
-    shared = {label for label, count in Counter(label for label, _ in subjects).items() if count > 1}
-    return [
-        f"{label}, {row['checkpoint_sha256'][:8]}" if label in shared else label
-        for label, row in zip(labels, rows, strict=True)
-    ]
+    return labels
 
 
 def setting_text(row: dict[str, Any]) -> str:

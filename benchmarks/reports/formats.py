@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from robustbench_cli.core.escaping import escaped_for_csv
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
 
 __all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "takes_columns"]
 
@@ -38,6 +40,7 @@ class Format:
         any_table: Whether it takes tables with any columns, and not only the table of results.
         write_columns: Writes the table of results with the columns of some names, where the format has a choice.
         takes_cases: Whether it shows gates, and cells without a result: the writers take the test cases as their last argument.
+        write_content: Writes the table with what else a store has; ``None`` where a format has no place for more.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Format:
     any_table: bool = False
     write_columns: Callable[..., str] | None = None
     takes_cases: bool = False
+    write_content: Callable[[PageContent, Sequence[Case]], str] | None = None
 
 
 def _rounded(value: Any) -> Any:
@@ -83,11 +87,24 @@ def _markdown_columns(table: pd.DataFrame, names: Sequence[str], cases: Sequence
     return markdown_report(table, names, gates=pipeline_formats.marks(cases))
 
 
+def _html(table: pd.DataFrame, cases: Sequence[Case]) -> str:
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
+
+    return _html_of_content(PageContent(table=table), cases)
+
+
+def _html_of_content(content: PageContent, cases: Sequence[Case]) -> str:
+    from robustbench_cli.benchmarks.reports.html.page import page
+
+    return page(replace(content, gates=pipeline_formats.marks(cases)))
+
+
 FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), _csv, any_table=True, write_columns=lambda table, names: _csv(table[[*names]])),
     Format("json", (".json",), _json, any_table=True, write_columns=lambda table, names: _json(table[[*names]])),
     Format("markdown", (".md",), _markdown, write_columns=_markdown_columns, takes_cases=True),
     Format("latex", (".tex",), latex_table, write_columns=latex_table),
+    Format("html", (".html",), _html, takes_cases=True, write_content=_html_of_content),
     Format("junit", (".xml",), lambda _, cases: pipeline_formats.junit(cases), takes_cases=True),
     Format("github", (), lambda _, cases: pipeline_formats.github(cases), takes_cases=True),
     Format("sarif", (".sarif",), lambda _, cases: pipeline_formats.sarif(cases), takes_cases=True),
@@ -115,6 +132,7 @@ def as_text(
     *,
     columns: Sequence[str] | None = None,
     cases: Callable[[], Sequence[Case]] = tuple,
+    content: Callable[[pd.DataFrame], PageContent] | None = None,
 ) -> str:
     """A table in a format.
 
@@ -123,8 +141,11 @@ def as_text(
         name: One of :func:`format_names`.
         columns: The names of the columns, for a format that :func:`takes_columns`; ``None`` for the usual ones.
         cases: Makes the test cases of the report: the gates, and all cells.
+        content: Collects what else a store has of the rows; it is called for a format that shows more than the table.
     """
     entry = _format(name)
+    if entry.write_content is not None and content is not None:
+        return entry.write_content(content(table), cases())
     last = (cases(),) if entry.takes_cases else ()
     if columns is None:
         return entry.write(table, *last)

@@ -16,6 +16,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, VerdictKey
 
 __all__ = ["Reporting", "audited_verdicts", "show"]
@@ -50,17 +51,20 @@ class Reporting:
         return not any(entry.takes_cases for entry in formats.FORMATS if entry.name in names)
 
 
-def show(judged: Judged, reporting: Reporting) -> None:
+def show(
+    judged: Judged, reporting: Reporting, content: Callable[[pd.DataFrame], PageContent] | None = None
+) -> None:
     """Prints a table in a format, and writes it to files.
 
     Args:
         judged: The rows, and what the gates say.
         reporting: The format and the files.
+        content: See :func:`~robustbench_cli.benchmarks.reports.formats.as_text`.
 
     Raises:
         UserError: A file cannot be written.
     """
-    reporting.view.show(judged.table, reporting.output_format, reporting.outputs, judged.cases)
+    reporting.view.show(judged.table, reporting.output_format, reporting.outputs, judged.cases, content)
     if reporting.output_format == "github" and os.environ.get(_STEP_SUMMARY):
         _add_step_summary(Path(os.environ[_STEP_SUMMARY]), judged)
 

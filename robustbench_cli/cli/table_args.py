@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.reports.cases import Case
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
 
 __all__ = ["TableArgs", "table_options"]
 
@@ -87,6 +88,7 @@ class TableArgs:
         output_format: str,
         outputs: Sequence[Path],
         cases: Callable[[], Sequence[Case]] = tuple,
+        content: Callable[[pd.DataFrame], PageContent] | None = None,
     ) -> None:
         """Prints the table in a format, and writes it to files.
 
@@ -95,6 +97,7 @@ class TableArgs:
             output_format: ``table``, or the format of a file.
             outputs: The files.
             cases: See :func:`~robustbench_cli.benchmarks.reports.formats.as_text`.
+            content: As there.
 
         Raises:
             UserError: The table lacks a column, or a file cannot be written.
@@ -105,12 +108,12 @@ class TableArgs:
             drawn = tables.for_terminal(table, columns=self.columns, wide=self.wide)
             console.report(drawn if len(table) else "no rows")
         else:
-            console.report(formats.as_text(table, output_format, columns=self.columns, cases=cases))
+            console.report(formats.as_text(table, output_format, columns=self.columns, cases=cases, content=content))
             # The formats for people have it in their legends.
             for line in quick_look(table) if output_format in _FOR_MACHINES else ():
                 console.note(line)
         for path in outputs:
-            tables.write(table, path, columns=self.columns, cases=cases)
+            tables.write(table, path, columns=self.columns, cases=cases, content=content)
             console.note(f"wrote {path}")
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.execution.status import CellState
     from robustbench_cli.benchmarks.reports.cases import Case
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
 
 __all__ = [
     "aligned",
@@ -69,6 +70,7 @@ def write(
     *,
     columns: Sequence[str] | None = None,
     cases: Callable[[], Sequence[Case]] = tuple,
+    content: Callable[[pd.DataFrame], PageContent] | None = None,
 ) -> None:
     """Writes a table atomically, in the format of the file's ending.
 
@@ -77,13 +79,15 @@ def write(
         path: The file.
         columns: The names of its columns; ``None`` for the usual ones.
         cases: See :func:`~robustbench_cli.benchmarks.reports.formats.as_text`.
+        content: As there.
 
     Raises:
         UserError: The ending is unknown, or the file cannot be written.
     """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    write_atomically(path, formats.as_text(table, formats.format_of_file(path), columns=columns, cases=cases).encode())
+    name = formats.format_of_file(path)
+    write_atomically(path, formats.as_text(table, name, columns=columns, cases=cases, content=content).encode())
 
 
 def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
     from robustbench_cli.benchmarks.reports.certified_columns import Contradictions
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
@@ -84,6 +85,12 @@ Damaged = Callable[[UserError], None]
     help="Add the mean corruption error (mce): errors divided by those of AlexNet (ImageNet) or of the model in this table.",
 )
 @option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    group="Output",
+    help="Show the adversarial images in this folder, that of 'advdef attack --save-images', in the HTML page.",
+)
+@option(
     "--suite",
     metavar="FILE.yaml",
     group="Gates",
@@ -101,6 +108,7 @@ def report(
     comparison: tuple[str, ...],
     by_protocol: bool,
     corruption_baseline: str | None,
+    images: Path | None,
     suite: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
@@ -119,10 +127,12 @@ def report(
     tables.require_writable_tables(outputs)
     stores, comparison = _second_row(stores, comparison)
     show = _shown(leaderboard, comparison, view, by_protocol=by_protocol)
+    _require_images(images, output_format, outputs)
     allowed = parse_conditions(conditions)
     reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
     paths = stores_or_default(stores)
     content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline)
+    content.images = images
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
@@ -136,6 +146,20 @@ def report(
     if content.impossible:
         _refuse_contradicted_proofs(content.impossible)
     judged.finish()
+
+
+def _require_images(images: Path | None, output_format: str, outputs: Sequence[Path]) -> None:
+    """Checks the folder of images.
+
+    Raises:
+        UserError: There is no such folder, or no format shows images.
+    """
+    if images is None:
+        return
+    if "html" not in {output_format, *map(formats.format_of_file, outputs)}:
+        raise UserError(f"--images {images}: only the HTML page shows images: give --format html, or -o FILE.html")
+    if not images.is_dir():
+        raise UserError(f"--images {images}: no such folder: 'advdef attack --save-images {images}' makes it")
 
 
 def _suite(name: str) -> SuiteConfig:
@@ -192,6 +216,8 @@ class _Content:
         unfinished: The damaged files, and the failed and missing cells among them.
         conflicts: A line for each of the rows that contradicts a certificate by smoothing.
         impossible: A line for each of the rows that contradicts a proof.
+        stores: The stores.
+        images: The folder of adversarial images; ``None`` without one.
     """
 
     table: pd.DataFrame
@@ -200,6 +226,8 @@ class _Content:
     unfinished: Unfinished
     conflicts: list[str]
     impossible: list[str]
+    stores: Sequence[Store]
+    images: Path | None = None
 
     @classmethod
     def of(
@@ -253,6 +281,28 @@ class _Content:
             unfinished,
             [] if conflicts is None else _of_cells(conflicts.of_smoothing, present),
             [] if conflicts is None else _of_cells(conflicts.of_proofs, present),
+            stores,
+        )
+
+    def of_page(self, table: pd.DataFrame) -> PageContent:
+        """All that an HTML page shows; the stored rows are audited now.
+
+        Args:
+            table: The rows, in the order in which they are shown.
+        """
+        from robustbench_cli.benchmarks.audit.row_groups import audit_store
+        from robustbench_cli.benchmarks.reports.html.content import PageContent
+
+        models = {*zip(table["checkpoint_sha256"], table["norm"], strict=True)}
+        judged = [group for store in self.stores for group in audit_store(store, damaged=lambda _: None)]
+        return PageContent(
+            table=table,
+            results=self.results,
+            read=self.read,
+            verdicts=[group for group in judged if (group.checkpoint_sha256, group.norm) in models],
+            images=self.images,
+            missing=self.unfinished.lines,
+            conflicts=[*self.impossible, *self.conflicts],
         )
 
 
@@ -397,4 +447,4 @@ def _shown(
             output_format=reporting.output_format,
             outputs=reporting.outputs,
         )
-    return lambda _, judged, reporting: show_results(judged, reporting)
+    return lambda content, judged, reporting: show_results(judged, reporting, content.of_page)

@@ -1,0 +1,76 @@
+"""The command that computes a stored cell again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
+
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import Result
+
+__all__ = ["reproducing_command"]
+
+
+def reproducing_command(result: Result, results: Mapping[str, Result]) -> str | None:
+    """The command line that computes a cell again, quoted for a POSIX shell.
+
+    Args:
+        result: The result of the cell.
+        results: The results of the store by cell: at a larger radius, images that are broken at a smaller one are not
+            attacked again, so the smaller radii belong to the command.
+
+    Returns:
+        The command; ``None`` for a cell of a cascade or of another accounting, which only its whole suite computes, and for
+        one whose smaller radius is not in the store.
+    """
+    cell, chain = result.cell, _chain(result, results)
+    if chain is None or cell.accounting != "expected":
+        return None
+    words = ["advdef", "attack", "--checkpoint", result.checkpoint, "--dataset", cell.dataset, "--n", str(cell.n)]
+    words += _with_settings("--attack", cell.attack)
+    if cell.corruption is not None:
+        severity = cell.corruption.parameters["severity"]
+        words += ["--corruption", cell.corruption.name, "--severity", str(severity)]
+    words += ["--norm", cell.norm]
+    words += [word for earlier in chain if earlier.eps for word in ("--eps", earlier.eps)]
+    words += _options(cell)
+    return shlex.join(words)
+
+
+def _chain(result: Result, results: Mapping[str, Result]) -> list[Result] | None:
+    """The results at smaller radii that a result continues, the smallest first, and itself."""
+    chain = [result]
+    while chain[-1].cell.after is not None:
+        earlier = results.get(chain[-1].cell.after)
+        if chain[-1].cell.cascade or earlier is None or earlier in chain:
+            return None
+        chain.append(earlier)
+    return None if chain[-1].cell.cascade else chain[::-1]
+
+
+def _with_settings(option: str, spec: MethodSpec) -> Iterator[str]:
+    """The option that chooses a method, and those that set its parameters."""
+    yield from (option, spec.name)
+    for key in spec.changed:
+        value = reduce(getitem, key.split("."), spec.parameters)
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        yield from ("--set", f"{spec.name}.{key}={text}")
+
+
+def _options(cell: Cell) -> Iterator[str]:
+    """The options of a cell that differ from those of a deterministic model and an untargeted attack."""
+    options = {
+        "--targeted": (cell.targeted, "no"),
+        "--eot": (cell.eot, 1),
+        "--repeats": (cell.repeats, 1),
+        "--precision": (cell.precision, "tf32"),
+        "--stop-when-decided": (cell.stop_when_decided, None),
+    }
+    for option, (value, usual) in options.items():
+        if value != usual:
+            yield from (option, str(value))
+    yield from ("--seed", str(cell.seed))

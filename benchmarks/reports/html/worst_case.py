@@ -1,0 +1,122 @@
+"""Which attack broke which image: the outcomes of the attacks on one model under one threat, image by image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.reports.columns import RowSource
+from robustbench_cli.benchmarks.reports.html.content import PageContent
+from robustbench_cli.benchmarks.reports.rows import model_and_threat
+from robustbench_cli.benchmarks.store.records import Result
+
+__all__ = ["BrokenImages", "WorstCase", "cells_of", "groups_in_table", "worst_cases"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenImages:
+    """What one attack broke.
+
+    Attributes:
+        attack: Its label.
+        broken: ``(N,)`` the share of draws in which each image is wrong under it, in the order of :class:`WorstCase`.
+        only: The number of images that are wrong in most draws under this attack and no other.
+        strongest: The number of images on which it decides the worst case.
+    """
+
+    attack: str
+    broken: Floats
+    only: int
+    strongest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """The attacks on one model under one threat.
+
+    Attributes:
+        cells: The cells of the attacks, and that of their worst case.
+        result: The result of the first attack.
+        attacks: What each attack broke.
+        chosen: ``(N,)`` the number of the attack that decides each image that is wrong in most draws in the worst case, and
+            -1 for the others. Images that few attacks break come last.
+    """
+
+    cells: tuple[str, ...]
+    result: Result
+    attacks: Sequence[BrokenImages]
+    chosen: Integers
+
+    @property
+    def broken(self) -> int:
+        """The number of images that are wrong in most draws in the worst case."""
+        return int((self.chosen >= 0).sum())
+
+
+def groups_in_table(content: PageContent) -> list[list[Result]]:
+    """The results of each model and threat of which the table has a row.
+
+    Args:
+        content: The table and the results.
+    """
+    groups: defaultdict[Hashable, list[Result]] = defaultdict(list)
+    for result in content.results:
+        if not result.was_skipped:
+            groups[model_and_threat(result.cell)].append(result)
+    shown = {*content.table["cell"]}
+    return [results for results in groups.values() if not shown.isdisjoint(cells_of(results))]
+
+
+def cells_of(results: Sequence[Result]) -> tuple[str, ...]:
+    """The cells of the rows that some attacks have in a table."""
+    first = results[0]
+    worst = RowSource(cell=first.cell, eps=first.eps, results=results).id
+    return (*(result.cell.id for result in results), worst)
+
+
+def worst_cases(content: PageContent) -> Iterator[WorstCase]:
+    """The worst case of each model and threat of which the table has a row; images without an attack have none.
+
+    Args:
+        content: The table, the results and how to read their outcomes.
+    """
+    for results in groups_in_table(content):
+        if all(result.cell.attack.name == "none" for result in results):
+            continue
+        together = content.read(results)
+        if together is not None:
+            yield _worst_case(*together)
+
+
+def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
+    wrong = 1 - attacks.right_shares
+    # As the worst case chooses: by the draws that do not score, and at any distance by the distance.
+    by_distance = results[0].cell.eps is None
+    chosen = (attacks.nearest_success() if by_distance else attacks.least_survival()).argmin(axis=0)
+    worst = wrong[chosen, np.arange(wrong.shape[1])]
+    broken = wrong > 0.5
+    decided = np.where(worst > 0.5, chosen, -1)
+    order = np.lexsort((decided, -wrong.sum(axis=0)))
+    alone = broken & (broken.sum(axis=0) == 1)
+    return WorstCase(
+        cells=cells_of(results),
+        result=results[0],
+        attacks=[
+            BrokenImages(
+                attack=result.cell.attack_label,
+                broken=wrong[index][order],
+                only=int(alone[index].sum()),
+                strongest=int((decided == index).sum()),
+            )
+            for index, result in enumerate(results)
+        ],
+        chosen=decided[order],
+    )

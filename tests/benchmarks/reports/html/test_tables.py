@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from robustbench_cli.benchmarks.reports.formats import as_text
+from robustbench_cli.benchmarks.reports.html.tables import all_rows, number, percent, share_matrix
+from robustbench_cli.benchmarks.reports.readable import records
+
+from .conftest import MakeContent
+
+
+def test_all_rows_are_those_of_markdown(make_content: MakeContent) -> None:
+    """The same headers and texts in the same order."""
+    table = make_content().table
+    made = all_rows(table, records(table))
+    header, _, *lines = as_text(table, "markdown").splitlines()
+    assert [name for name, _ in made.headers] == header.strip("| ").split(" | ")
+    assert [[field.text for field in row] for row in made.rows] == [line.strip("| ").split(" | ") for line in lines]
+
+
+def test_rows_are_sorted_by_numbers(make_content: MakeContent) -> None:
+    """Not by their texts: a threat by its radius, passes by their number."""
+    table = make_content().table
+    made = all_rows(table, records(table))
+    column = {name: index for index, (name, _) in enumerate(made.headers)}
+    first = made.rows[0]
+    assert first[column["threat"]].value == pytest.approx(0.1)
+    assert first[column["passes"]].value == 150
+    assert first[column["robust"]].value == table["robust_accuracy"][0]
+    assert first[column["defense"]].value is None
+
+
+def test_numbers_have_texts() -> None:
+    """A missing value has a dash, and sorts as a text."""
+    assert (percent(0.4567).text, percent(0.4567).value, percent(None).text) == ("45.7", 0.4567, "-")
+    assert (number(1234567.8).text, number(0.25, 1).text, number(None).value) == ("1,234,568", "0.2", None)
+
+
+def test_a_matrix_is_shaded_by_its_shares() -> None:
+    """Tenths are the shades; what is missing has none."""
+    made = share_matrix("success", "model", {"none": {"pgd": 1.0, "cw": 0.04}, "hrs": {"cw": 0.46}})
+    assert made.headers == [("model", False), ("pgd", True), ("cw", True)]
+    assert [[field.kind for field in row] for row in made.rows] == [["", "num q10", "num q0"], ["", "num", "num q5"]]
+    assert made.rows[1][1].text == "-"

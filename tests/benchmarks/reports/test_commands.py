@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.reports.commands import reproducing_command
+from robustbench_cli.benchmarks.store.records import Result
+
+from ..conftest import MakeCell, MakeOutcomes, MakeResult
+
+
+@pytest.fixture
+def result(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult) -> Any:
+    """A result, of which a test says what matters."""
+
+    def make(result: dict[str, Any] | None = None, **cell: Any) -> Result:
+        outcomes = make_outcomes(clean=[1] * 4, robust=[0] * 4)
+        return make_result(make_cell(**cell), outcomes, **result or {})[0]
+
+    return make
+
+
+def test_a_command_names_what_the_cell_has(result: Any) -> None:
+    """tests/cli/commands/test_report.py runs such commands."""
+    attack = MethodSpec(name="pgd", parameters={"steps": 3, "a": {"b": [1, 2]}}, changed=("steps", "a.b"))
+    corruption = MethodSpec(name="fog", parameters={"severity": 3})
+    changes = {"attack": attack, "corruption": corruption, "eot": "exact", "repeats": 10, "seed": 5, "targeted": "next"}
+    made = result({"eps": "8/255"}, **changes, precision="float32", stop_when_decided=0.4)
+    assert reproducing_command(made, {}) == (
+        "advdef attack --checkpoint model.safetensors --dataset digits --n 4 --attack pgd --set pgd.steps=3 "
+        "--set 'pgd.a.b=[1,2]' --corruption fog --severity 3 --norm linf --eps 8/255 --targeted next --eot exact --repeats 10 "
+        "--precision float32 --stop-when-decided 0.4 --seed 5"
+    )
+    assert reproducing_command(result(eps=None), {}).count("--eps") == 0
+
+
+def test_smaller_radii_belong_to_the_command(result: Any) -> None:
+    """Images that they broke are not attacked again; without them there is no command."""
+    small = result()
+    middle = result(eps=0.2, after=small.cell.id)
+    large = result(eps=0.3, after=middle.cell.id)
+    by_cell = {made.cell.id: made for made in (small, middle, large)}
+    assert f"--eps {small.eps} --eps 0.2 --eps 0.3 " in str(reproducing_command(large, by_cell))
+    del by_cell[small.cell.id]
+    assert reproducing_command(large, by_cell) is None
+
+
+def test_a_cascade_has_no_command_of_its_own(result: Any) -> None:
+    """Nor has another accounting: only a suite has these."""
+    first = result()
+    later = result(after=first.cell.id, cascade=True)
+    assert reproducing_command(later, {first.cell.id: first}) is None
+    assert reproducing_command(result(accounting="single-draw"), {}) is None
+
+
+@pytest.mark.parametrize("name", ["a b", "$(touch x)", "'; rm -rf /; '", "--help", "`x`\n"])
+def test_a_name_stays_one_word(result: Any, name: str) -> None:
+    """A shell reads it as it is."""
+    made = result({"checkpoint": name, "eps": name}, dataset=name, attack=MethodSpec(name=name))
+    words = shlex.split(str(reproducing_command(made, {})))
+    assert words == [
+        *("advdef", "attack", "--checkpoint", name, "--dataset", name, "--n", "4", "--attack", name),
+        *("--norm", "linf", "--eps", name, "--seed", "0"),
+    ]
