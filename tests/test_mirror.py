@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {
     "benchmarks/corruptions/base/pillow.py": "test_every_corruption.py compares the two corruptions that use it",
     "benchmarks/datasets/cifar10_c.py": "test_corrupted.py reads made-up files of it",
     "benchmarks/datasets/cifar100_c.py": "test_corrupted.py reads made-up files of it",
+    "benchmarks/reports/html/content.py": "plain data without a function; html/conftest.py makes it, and test_page.py shows it",
     "benchmarks/execution/job.py": "plain data without a function; test_suite.py makes jobs, and test_worker.py runs them",
 }
 """The sources without a test file beside them, and the reason."""

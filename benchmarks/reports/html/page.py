@@ -80,6 +80,7 @@ def page(content: PageContent) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=_visible,
     )
     environment.filters |= {"short": shortened, "tight": _tight}

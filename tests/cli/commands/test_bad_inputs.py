@@ -75,7 +75,10 @@ def test_a_threat_model_is_checked_before_training(advdef: Advdef, here: Path) -
             ("--store", "file/runs"),
             "cannot write in file/runs/cells: Not a directory; choose a writable location",
         ),
-        (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
+        (
+            ("-o", "table.xlsx"),
+            "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md, .tex, .html",
+        ),
     ]:
         ended = advdef("attack", *options, *FAST, "--seed", "77")
         assert error_line(ended) == line

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -325,7 +328,7 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
         (("--max-drop", "des=1"), "--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both"),
         (("--baseline", "gone.csv", "--max-drop", "des=1"), "--baseline gone.csv cannot be read ("),
         (("--baseline", "page.csv", "--max-drop", "des=1"), "--baseline page.csv has no column 'dataset'"),
-        (("-o", "table.txt"), "-o table.txt: the ending selects the format: give one of .csv, .json, .md"),
+        (("-o", "table.txt"), "-o table.txt: the ending selects the format: give one of .csv, .json, .md, .tex, .html"),
         (("--format", "xml"), "--format: unknown format 'xml'"),
     ]:
         ended = advdef("report", *words)
@@ -400,3 +403,58 @@ def test_each_record_is_read_once(
     ended = advdef("report", "--format", "csv")
     assert (ended.code, ended.out.count("worst-case")) == (0, 3)
     assert (read[".json"], read[".npz"]) == (6, 6)
+
+
+def test_a_page_has_all_that_the_store_has(advdef: Advdef, here: Path, store: Path) -> None:
+    """The same page on stdout and in a file: answers, outcomes of images, verdicts and commands."""
+    written = advdef("report", "--format", "html", "-o", "pages/report.html")
+    assert written.code == 0
+    page = (here / "pages/report.html").read_text(encoding="utf-8")
+    assert written.out == page
+    assert page.startswith("<!doctype html>")
+    for text in ("worst case over 2 attacks", "checks found nothing", "images wrong", "advdef attack --checkpoint"):
+        assert text in page
+    assert "made from the table alone" not in page
+    only = advdef("report", "--where", "eps=0.02", "--format", "html").out
+    assert "linf 0.02" in only
+    assert "linf 0.1" not in only
+
+
+def test_the_commands_of_a_page_compute_its_rows(advdef: Advdef, here: Path, store: Path) -> None:
+    """Each gives the same cell in another store, chains of radii included."""
+    page = advdef("report", "--format", "html").out
+    commands = [html.unescape(text) for text in re.findall(r'<td class="code">(advdef attack [^<]*)</td>', page)]
+    assert len(commands) == 4
+    for command in {*commands}:
+        assert advdef(*shlex.split(command)[1:], "--store", "again", "-q").code == 0
+    cells = [
+        {row["cell"] for row in rows(advdef("report", name, "--format", "csv").out)} for name in (str(store), "again")
+    ]
+    assert cells[0] == cells[1]
+
+
+def test_a_page_shows_saved_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Those of --save-images; without a page the option is a mistake."""
+    words = ("--checkpoint", "model.safetensors", "--attack", "fgsm", "--eps", "0.2", *TINY, "-q")
+    assert advdef("attack", *words, "--save-images", "kept").code == 0
+    page = advdef("report", "--images", "kept", "--format", "html").out
+    assert page.count("perturbation magnified") > 5
+    refused = advdef("report", "--images", "kept", "--format", "csv")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--images kept: only the HTML page shows images: give --format html, or -o FILE.html" in refused.err
+
+
+def test_a_page_of_an_incomplete_store_says_so(advdef: Advdef, here: Path, store: Path) -> None:
+    """A missing cell and damaged outcomes are lines on it; the exit code is that of the table."""
+    next((store / "cells").glob("*.npz")).write_bytes(b"damaged")
+    next((store / "cells").glob("*.json")).unlink()
+    reported = advdef("report", "--format", "html")
+    assert reported.code == 3
+    assert "This report is incomplete or contradictory" in reported.out
+
+
+def test_a_command_that_attacks_writes_a_page_too(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Of its rows, with the way to the whole page."""
+    words = ("--checkpoint", "model.safetensors", "--attack", "fgsm", "--eps", "0.2", *TINY, "-q")
+    assert advdef("attack", *words, "-o", "report.html").code == 0
+    assert "under the only attack, fgsm" in (here / "report.html").read_text(encoding="utf-8")
