@@ -442,6 +442,9 @@ def test_a_page_shows_saved_images(advdef: Advdef, here: Path, checkpoint: Path)
     refused = advdef("report", "--images", "kept", "--format", "csv")
     assert (refused.code, refused.out) == (2, "")
     assert "--images kept: only the HTML page shows images: give --format html, or -o FILE.html" in refused.err
+    refused = advdef("report", "--images", "none", "--format", "html")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--images none: no such folder: 'advdef attack --save-images none' makes it" in refused.err
 
 
 def test_a_page_of_an_incomplete_store_says_so(advdef: Advdef, here: Path, store: Path) -> None:
