@@ -51,9 +51,7 @@ class Reporting:
         return not any(entry.takes_cases for entry in formats.FORMATS if entry.name in names)
 
 
-def show(
-    judged: Judged, reporting: Reporting, content: Callable[[pd.DataFrame], PageContent] | None = None
-) -> None:
+def show(judged: Judged, reporting: Reporting, content: Callable[[pd.DataFrame], PageContent] | None = None) -> None:
     """Prints a table in a format, and writes it to files.
 
     Args:

@@ -148,20 +148,6 @@ def report(
     judged.finish()
 
 
-def _require_images(images: Path | None, output_format: str, outputs: Sequence[Path]) -> None:
-    """Checks the folder of images.
-
-    Raises:
-        UserError: There is no such folder, or no format shows images.
-    """
-    if images is None:
-        return
-    if "html" not in {output_format, *map(formats.format_of_file, outputs)}:
-        raise UserError(f"--images {images}: only the HTML page shows images: give --format html, or -o FILE.html")
-    if not images.is_dir():
-        raise UserError(f"--images {images}: no such folder: 'advdef attack --save-images {images}' makes it")
-
-
 def _suite(name: str) -> SuiteConfig:
     """The suite file of ``--suite``.
 

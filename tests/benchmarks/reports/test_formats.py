@@ -197,7 +197,8 @@ STRUCTURES: dict[str, Callable[[str], Any]] = {
     "junit": lambda text: [(suite.tests, suite.failures, suite.errors) for suite in read_junit(text)],
     "github": lambda text: [re.findall(r"^::(?:error|warning|notice)", line) for line in text.splitlines()],
     "sarif": lambda text: len(read_sarif(text)["runs"][0]["results"]),
-    "html": lambda text: Tags(text).found,
+    # How many badges and labels there are follows from the lengths of names, and from how many flags a text has.
+    "html": lambda text: {*Tags(text).found},
     "latex": structure_of_latex,
 }
 """What a name cannot change in a file, by format; of any other format, its number of lines."""

@@ -77,7 +77,7 @@ def test_a_threat_model_is_checked_before_training(advdef: Advdef, here: Path) -
         ),
         (
             ("-o", "table.xlsx"),
-            "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md, .tex, .html",
+            "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md, .tex, .html, .xml, .sarif",
         ),
     ]:
         ended = advdef("attack", *options, *FAST, "--seed", "77")

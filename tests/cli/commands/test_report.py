@@ -328,7 +328,10 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
         (("--max-drop", "des=1"), "--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both"),
         (("--baseline", "gone.csv", "--max-drop", "des=1"), "--baseline gone.csv cannot be read ("),
         (("--baseline", "page.csv", "--max-drop", "des=1"), "--baseline page.csv has no column 'dataset'"),
-        (("-o", "table.txt"), "-o table.txt: the ending selects the format: give one of .csv, .json, .md, .tex, .html"),
+        (
+            ("-o", "table.txt"),
+            "-o table.txt: the ending selects the format: give one of .csv, .json, .md, .tex, .html, .xml, .sarif",
+        ),
         (("--format", "xml"), "--format: unknown format 'xml'"),
     ]:
         ended = advdef("report", *words)
