@@ -20,6 +20,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.models.freezing import copy_of
+from robustbench_cli.attacks.base.models.outside_state import own_outside_state
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
@@ -521,7 +522,7 @@ def _model(job: Job) -> nn.Module:
     """A defended model whose passes leave the process as it was, without the state that earlier cells left in it."""
     model = copy_of(_loaded(job.checkpoint, json.dumps(job.loading), job.cell.checkpoint))
     if model is None:
-        model = load_defended_model(job.checkpoint, job.loading, job.cell.checkpoint)
+        model = own_outside_state(load_defended_model(job.checkpoint, job.loading, job.cell.checkpoint))
     return isolate_passes(model)
 
 

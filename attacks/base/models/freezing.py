@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.outside_state import own_outside_state
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
@@ -24,14 +25,18 @@ _logger = logging.getLogger(__name__)
 def copy_of(model: nn.Module) -> nn.Module | None:
     """A copy of a model with all of its state; ``None`` where it cannot be copied.
 
+    The passes of the copy read and change a copy of what the model's code keeps elsewhere, too; see
+    :func:`~.outside_state.own_outside_state`.
+
     Args:
         model: The model.
     """
+    memo: dict[int, Any] = {}
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, memo)
     except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything
         return None
-    return None if copied is model else copied
+    return None if copied is model else own_outside_state(copied, memo)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ class Remembers(SamePredictions):
     )
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
-        "A copy of the model that has answered no query gives other logits for the perturbed images, at the same draws."
+        "A copy of the model that has answered no query gives other logits for the perturbed images, at the same draws. The copy "
+        "has its own copy of the globals and class attributes of the model's files; other state outside of the model is not seen."
     )
     why: ClassVar[str] = (
         "A model that recognizes the queries of an attack hides its weakness from the attack only. A fresh deployment "

@@ -18,7 +18,7 @@ class Clock(BrokenDefense):
     It deceives attacks that repeat draws by a seed. The attack made for it takes the expectation over passes.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("not-repeatable", "unstable")
+    noticed_by: ClassVar[tuple[str, ...]] = ("depends-on-clock", "not-repeatable")
 
     def forward(self, images: Tensor) -> Tensor:
         shift = time.perf_counter_ns() // 1000 % 3 - 1

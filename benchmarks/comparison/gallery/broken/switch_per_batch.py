@@ -19,7 +19,7 @@ class SwitchPerBatch(BrokenDefense):
     for it takes the expectation over passes.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("unstable", "not-repeatable", "other-draws")
+    noticed_by: ClassVar[tuple[str, ...]] = ("shared-draw",)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images.roll(int(torch.randint(0, 3, ())) - 1, 3))

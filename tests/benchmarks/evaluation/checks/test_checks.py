@@ -20,8 +20,8 @@ from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.core.class_source import read_exported
 
 ORDER = (
-    "no-eot zero-gradient wrong-gradient not-repeatable unstable remembers other-draws not-a-number unchanged every-draw "
-    "single-draw few-classes left-the-ball cannot-reach no-gradients check-failed"
+    "no-eot zero-gradient wrong-gradient not-repeatable shared-draw unstable remembers other-draws not-a-number unchanged "
+    "every-draw single-draw few-classes left-the-ball cannot-reach no-gradients check-failed"
 )
 
 NEW_CHECK = """

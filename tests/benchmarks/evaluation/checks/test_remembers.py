@@ -21,10 +21,26 @@ class Counting(nn.Module):
         return logits + (torch.arange(10.0) if self.queries > 20 else 0)
 
 
+class CountingOutside(nn.Module):
+    """The same with a count in an attribute of its class, which its copies share."""
+
+    queries = 0
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        type(self).queries += 1
+        logits: Tensor = self.network(images)
+        return logits + (torch.arange(10.0) if self.queries > 20 else 0)
+
+
 def test_a_model_that_changes_with_its_queries_is_flagged(network: nn.Module, images: Tensor) -> None:
     """Its fresh copy still gives the first predictions."""
     labels = network(images).argmax(1)
-    assert "remembers" in evaluate(Counting(network), images, labels, attack=PGD(steps=25), eps=0.05).flags
+    for model in (Counting(network), CountingOutside(network)):
+        assert "remembers" in evaluate(model, images, labels, attack=PGD(steps=25), eps=0.05).flags
     assert evaluate(network, images, labels, attack=PGD(steps=25), eps=0.05).flags == ()
 
 

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from robustbench_cli.attacks.base.models.user_code import code_of, replaced_names
+
+root = math.sqrt
+
+
+class Layer(nn.Module):
+    """A layer of a user."""
+
+    root = math.sqrt
+
+
+def test_only_a_user_s_files_count() -> None:
+    """The layers of torch do not; each module and class comes once."""
+    model = nn.Sequential(Layer(), nn.Linear(2, 2), Layer())
+    assert code_of(model) == [sys.modules[__name__], Layer]
+    assert code_of(nn.Sequential(nn.Linear(2, 2))) == []
+
+
+def test_names_are_replaced_for_a_while() -> None:
+    """In modules, classes and objects; also where an error ends it."""
+    layer, other = SimpleNamespace(root=math.sqrt, power=math.pow), object()
+    places = [sys.modules[__name__], Layer, layer]
+
+    def values() -> list[Any]:
+        return [root, Layer.root, layer.root]
+
+    with pytest.raises(KeyError), replaced_names(places, lambda value: other if value is math.sqrt else value):
+        assert values() == 3 * [other]
+        assert layer.power is math.pow
+        raise KeyError
+    assert values() == 3 * [math.sqrt]
