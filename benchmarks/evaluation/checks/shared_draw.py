@@ -101,7 +101,7 @@ def _logits_of_copies(measured: MeasuredModel) -> Tensor:
     images = measured.images[: min(_IMAGES, most)]
     rows = torch.cat([images, images])
     passes = torch.stack([single_pass(measured.model, rows) for _ in range(_PASSES)])
-    return passes.unflatten(1, (2, len(images)))
+    return passes.view(_PASSES, 2, len(images), -1)
 
 
 def _copies_agree(logits: Tensor) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,25 @@ def without_gradient(values: Tensor) -> Tensor:
         return 3 * values
 
 
+reversed_values = Reversed.apply
+"""Bound before any surrogate exists."""
+
+
+def through_numpy(values: Tensor) -> Tensor:
+    return torch.from_numpy(3 * values.detach().numpy())
+
+
+def through_bytes(values: Tensor) -> Tensor:
+    rows = [torch.tensor(np.array((255 * row).round().byte().numpy()))[None] for row in values.detach().cpu()]
+    return torch.cat(rows).float() / 255
+
+
+def hooked(values: Tensor) -> Tensor:
+    outputs = 3 * values
+    outputs.register_hook(torch.neg)
+    return outputs
+
+
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "round": (lambda values: (3 * values).round() / 3, 1),
     "sign": (lambda values: values.sign(), 1),
@@ -68,6 +88,19 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "below": (lambda values: (values < 0.5).to(torch.float32), -2.5),
     "by_keyword": (lambda values: torch.gt(input=values, other=0.5).float(), 2.5),
     "half_by_keyword": (lambda values: torch.gt(values, other=0.5).float(), 2.5),
+    "where": (lambda values: torch.where(values < 0.5, 1.0, 3.0), 5),
+    "where_of_values": (lambda values: torch.where(values >= 0.5, values, -values), 2.5),
+    "product": (lambda values: 2.0 * (values >= 0.5), 5),
+    "filled": (lambda values: torch.ones(2, 3).masked_fill(values >= 0.5, 0.0), -2.5),
+    # The shares of both masks are a half.
+    "and": (lambda values: ((values >= 0.5) & (values >= 0.5)).float(), 2.5),
+    "not": (lambda values: (~(values >= 0.5)).float(), -2.5),
+    "moved": (lambda values: (values >= 0.5)[None].flip(1).squeeze(0).float(), 2.5),
+    "whole": (lambda values: (4 * values).int() / 4, 1),
+    "numpy": (through_numpy, 1),
+    "bytes": (through_bytes, 1),
+    "hook": (hooked, 3),
+    "bound": (lambda values: reversed_values(values), 2),
     "second": (lambda values: torch.lt(torch.tensor(0.5), values).float(), 2.5),
     "second_operand": (lambda values: (torch.full((2, 3), 0.5) >= values).float(), -2.5),
 }
