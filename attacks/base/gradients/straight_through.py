@@ -243,8 +243,9 @@ def _custom_functions_differentiated(mode: _StraightThroughMode, places: Sequenc
 
     def stored(value: Any) -> Any:
         cls = getattr(value, "__self__", None)
-        is_function = isinstance(cls, type) and issubclass(cls, torch.autograd.Function)
-        return partial(apply, cls) if is_function and value == cls.apply else value
+        if isinstance(cls, type) and issubclass(cls, torch.autograd.Function) and value == cls.apply:
+            return partial(apply, cls)
+        return value
 
     with replaced_names(places, stored):
         torch.autograd.Function.apply = classmethod(apply)
@@ -259,9 +260,9 @@ def _arrays_followed(mode: _StraightThroughMode) -> Iterator[None]:
     """Tells a mode of arrays that ``torch.from_numpy`` takes, which torch does not."""
     usual = torch.from_numpy
 
-    def from_numpy(array: Any) -> Tensor:
+    def from_numpy(ndarray: Any) -> Tensor:
         with _NO_MODE():
-            return mode.entered(array, usual(array))
+            return mode.entered(ndarray, usual(ndarray))
 
     torch.from_numpy = from_numpy
     try:
