@@ -27,7 +27,7 @@ LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans pyau
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test coverage lint format types wheel benchmark gpu peers autoattack minimal-norm exact trained gallery clean
+.PHONY: help demo test coverage lint format types wheel docs docs-serve benchmark gpu peers autoattack minimal-norm exact trained gallery clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ wheel: $(INSTALLED)  ## build the wheel into dist/
 	@rm -rf build dist
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@ls dist/*.whl
+
+# The variable silences an advertisement of mkdocs-material.
+docs: $(INSTALLED)  ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+docs-serve: $(INSTALLED)  ## show the documentation site on a local port while you write
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 benchmark: $(INSTALLED)  ## measure what the attacks and defenses cost
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/python $(COMPARE) costs
@@ -94,7 +102,7 @@ gallery: $(PEERS_INSTALLED)  ## audit the gallery of broken and honest models, b
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) gallery $(GALLERY)
 
 clean:  ## remove the virtual environments and build outputs
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(PEERS) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 # Makes the virtual environment $(1) and installs $(2) in it.
 define environment

@@ -206,6 +206,22 @@ class DefenseConfig(_Located):
     mean: Many[float] | None = None
     std: Many[float] | None = None
     class_names: ClassNames | None = None
+    _own_code: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The names by which the user allows the code that the checkpoint needs."""
+        return self._own_code
+
+    def allowing(self, names: Sequence[str]) -> Self:
+        """The same entry, whose checkpoint may need code of these names.
+
+        Args:
+            names: As the user wrote them.
+        """
+        allowing = self.model_copy()
+        allowing._own_code = tuple(names)  # noqa: SLF001 - of the same class
+        return allowing
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -492,6 +492,7 @@ def _decision_rule(name: str) -> DecisionRule:
 
 def _user_code(config: SuiteConfig) -> list[str]:
     """The models and defenses that a suite names, some of which may be the user's own code."""
-    of_defenses = [name for chain in config.defenses for entry in chain for name in (entry.name, entry.model)]
+    entries = [entry for chain in config.defenses for entry in chain]
+    of_defenses = [name for entry in entries for name in (entry.name, entry.model, *entry.own_code)]
     of_models = [model.name for model in config.model or ()]
     return sorted({name for name in (*of_defenses, *of_models) if name is not None})

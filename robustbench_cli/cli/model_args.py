@@ -169,7 +169,7 @@ class ModelArgs:
                 labels = "+".join(spec.label for spec in existing)
                 raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
             base = DefenseConfig(checkpoint=path, **loading)
-            chains.append([base] if is_used_as_it_is else [base, *entries])
+            chains.append([base.allowing(names)] if is_used_as_it_is else [base, *entries])
         return chains
 
 

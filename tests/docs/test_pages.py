@@ -31,13 +31,16 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     """The `advdef` commands of all pages, as words, without what starts them on several processes."""
+    return [words for page in PAGES for block in blocks(page, "sh") for words in commands_of(block)]
+
+
+def commands_of(block: str) -> list[list[str]]:
+    """The words of the `advdef` commands of a block, without `advdef`."""
     found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "1").splitlines():
-                words = shlex.split(line, comments=True)
-                if "advdef" in words and words[0] not in {"pip", "#"}:
-                    found.append(words[words.index("advdef") + 1 :])
+    for line in block.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "1").splitlines():
+        words = shlex.split(line, comments=True)
+        if "advdef" in words and words[0] not in {"docker", "pip", "pipx", "uv"}:
+            found.append(words[words.index("advdef") + 1 :])
     return found
 
 
@@ -51,6 +54,11 @@ def command_named(name: str) -> click.Command:
 def test_a_command_of_the_pages_parses(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Command, options and values are those of the program; the files and folders that a page speaks of are made."""
     monkeypatch.chdir(tmp_path)
+    parse(words)
+
+
+def parse(words: list[str]) -> None:
+    """Parses a command in an empty folder, which gets the files that the command names."""
     for option, word in pairwise(words):
         if option == "--checkpoint" and re.fullmatch(r"[\w-]+", word):
             Path(word).mkdir()

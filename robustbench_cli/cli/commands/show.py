@@ -18,7 +18,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["show"]
+__all__ = ["facts", "show", "written"]
 
 
 @command("show")
@@ -41,30 +41,34 @@ def show(kind: str, name: str | None, output_format: str) -> None:
     if output_format == "json":
         console.report(json.dumps(entry, indent=2))
         return
-    parts = [f"{entry['name']} ({entry['kind']})\n{entry['summary']}", entry["description"], _fact_lines(_facts(entry))]
+    parts = [f"{entry['name']} ({entry['kind']})\n{entry['summary']}", entry["description"], _fact_lines(facts(entry))]
     console.report("\n\n".join(part for part in parts if part))
     if entry.get("parameters"):
         console.report("\n")
         console.report(_table(entry["parameters"]))
 
 
-def _facts(entry: dict[str, Any]) -> dict[str, Any]:
-    """The lines of a card, by their labels."""
-    facts: dict[str, Any] = {
+def facts(entry: dict[str, Any]) -> dict[str, Any]:
+    """The lines of a card, by their labels.
+
+    Args:
+        entry: The card; see :func:`~robustbench_cli.cli.catalog.card`.
+    """
+    lines: dict[str, Any] = {
         key: entry[key]
         for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "paper")
         if key in entry
     }
     if "attacked_by" in entry:
-        facts["attacked by"] = entry["attacked_by"]
+        lines["attacked by"] = entry["attacked_by"]
     if "group" in entry:
-        facts["group"] = f"{entry['group']}{'' if entry['group'] == 'benchmark' else ', left out of means'}"
+        lines["group"] = f"{entry['group']}{'' if entry['group'] == 'benchmark' else ', left out of means'}"
     if "eps" in entry:
-        facts["usual radius"] = f"{entry['eps']} in linf, the default of attacks and of adversarial training"
+        lines["usual radius"] = f"{entry['eps']} in linf, the default of attacks and of adversarial training"
     if "members" in entry:
-        facts["attacks"] = entry["members"]
+        lines["attacks"] = entry["members"]
     if "argument_name" in entry:
-        facts["written"] = f"{entry['name'].partition(':')[0]}:{entry['argument_name']}"
+        lines["written"] = f"{entry['name'].partition(':')[0]}:{entry['argument_name']}"
     if entry["kind"] == "check":
         page = {
             "raised_when": "raised when",
@@ -73,14 +77,14 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
             "severity": "severity",
             "source": "source",
         }
-        facts |= {label: entry[key] for key, label in page.items() if key in entry}
+        lines |= {label: entry[key] for key, label in page.items() if key in entry}
     if entry["kind"] == "training":
-        facts["written"] = "--set train.KEY=VALUE"
+        lines["written"] = "--set train.KEY=VALUE"
     if "cost" in entry:
-        facts["cost"] = _cost_line(entry["cost"])
+        lines["cost"] = _cost_line(entry["cost"])
     if entry.get("parameters") == []:
-        facts["parameters"] = "none"
-    return facts | _suite_facts(entry)
+        lines["parameters"] = "none"
+    return lines | _suite_facts(entry)
 
 
 def _cost_line(cost: dict[str, Any]) -> str:
@@ -98,7 +102,7 @@ def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
     """The lines of a suite's card."""
     if "attacks" not in entry:
         return {}
-    facts = {
+    lines = {
         "attacks": [_member(attack) for attack in entry["attacks"]],
         "order": (
             "each attack runs on the images that those before it did not break"
@@ -107,25 +111,25 @@ def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
         ),
     }
     if entry["corruptions"]:
-        facts["corruptions"] = [_member(corruption) for corruption in entry["corruptions"]]
+        lines["corruptions"] = [_member(corruption) for corruption in entry["corruptions"]]
     if any(attack.get("only_if") == "blinded" for attack in entry["attacks"]):
-        facts["only_if=blinded"] = (
+        lines["only_if=blinded"] = (
             "runs only if an attack before it was blinded (flagged zero-gradient or wrong-gradient) and no other attack "
             "broke through; for a randomized defense only with --eot exact, and not with --targeted"
         )
-    return facts
+    return lines
 
 
-def _fact_lines(facts: dict[str, Any]) -> str:
+def _fact_lines(entries: dict[str, Any]) -> str:
     """Labels and texts in two columns."""
     texts = [
-        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for key, value in facts.items()
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for key, value in entries.items()
     ]
     return "\n".join(aligned(texts))
 
 
 def _member(attack: dict[str, Any]) -> str:
-    parameters = ", ".join(f"{key}={_written(value)}" for key, value in attack.items() if key != "name")
+    parameters = ", ".join(f"{key}={written(value)}" for key, value in attack.items() if key != "name")
     return f"{attack['name']}({parameters})" if parameters else str(attack["name"])
 
 
@@ -137,12 +141,16 @@ def _table(parameters: list[dict[str, Any]]) -> Table:
         "parameter", "type", "default", "allowed", "meaning", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
     for entry in parameters:
-        default = "(required)" if entry["required"] else _written(entry["default"])
+        default = "(required)" if entry["required"] else written(entry["default"])
         limits = ", ".join(entry["constraints"])
         table.add_row(*plain(entry["name"], entry["type"], default, limits, entry["description"]))
     return table
 
 
-def _written(value: Any) -> str:
-    """A default as ``--set`` would take it."""
+def written(value: Any) -> str:
+    """A default as ``--set`` would take it.
+
+    Args:
+        value: The default, as a JSON value.
+    """
     return value if isinstance(value, str) else json.dumps(value)

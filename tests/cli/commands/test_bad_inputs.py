@@ -186,6 +186,19 @@ def test_a_checkpoint_runs_no_code(advdef: Advdef, here: Path, checkpoint: Path)
     )
 
 
+def test_a_checkpoint_runs_the_defense_that_the_user_names(advdef: Advdef, here: Path) -> None:
+    """A checkpoint with somebody's own defense is attacked as it is, if --defense names the same code."""
+    (here / "own.py").write_text("from robustbench_cli.defenses.none import Undefended as Own\n")
+    trained = advdef("train", "--defense", "own.py:Own", "--epochs", "1", "-o", "own.safetensors")
+    assert trained.code == 0, trained.stderr
+    line = "needs the code own.py:Own: if you trust it, name it yourself with --defense own.py:Own"
+    command = ("attack", "--checkpoint", "own.safetensors", *FAST, "-o", "own.csv")
+    assert error_line(advdef(*command)).endswith(line)
+    attacked = advdef(*command, "--defense", "own.py:Own")
+    assert attacked.code == 0, attacked.stderr
+    assert ",own.py:Own," in Path("own.csv").read_text(encoding="utf-8")
+
+
 def test_the_output_file_is_checked_first(advdef: Advdef, here: Path) -> None:
     """Before anything is trained or computed, in both commands that write a table."""
     (here / "file").write_text("")

@@ -1,0 +1,53 @@
+"""The documentation site builds without a warning, has a page for everything with a name, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.cli.catalog import KINDS, names
+
+from .test_pages import commands_of, parse
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"dataset": "data-sets"}
+
+
+def code_of(page: Path) -> list[str]:
+    """The blocks of code of a page of the site, as text."""
+    blocks = re.findall(r'<div class="highlight">(.*?)</div>', page.read_text(encoding="utf-8"), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in blocks]
+
+
+def test_the_site_builds_with_a_page_for_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strict mode makes a broken link, a page that is not in the navigation and a docstring that cannot be read an error."""
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", site],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+    monkeypatch.chdir(tmp_path)
+    for kind in KINDS:
+        folder = site / "catalog" / FOLDERS.get(kind, f"{kind}s")
+        pages = {path.parent.name: path for path in folder.glob("*/index.html")}
+        assert pages.keys() == {name.removesuffix(":") for name in names(kind)}
+        for page in pages.values():
+            commands = [words for block in code_of(page) for words in commands_of(block)]
+            assert commands, page
+            for words in commands:
+                parse(words)
+    for page in site.rglob("*.html"):
+        loaded = re.findall(r'(?:src|<link[^>]* href)="(https?:)?//[^"]*"', page.read_text(encoding="utf-8"))
+        assert loaded == [], page
