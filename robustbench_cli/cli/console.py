@@ -35,6 +35,7 @@ __all__ = [
     "drop_unwritten",
     "error",
     "fault",
+    "has_unicode",
     "note",
     "progress",
     "report",
@@ -164,6 +165,15 @@ def report(content: RenderableType) -> None:
 def width() -> int | None:
     """The number of characters in a line of the terminal behind stdout; ``None`` in a pipe."""
     return _console("stdout").width if _stdout().isatty() else None
+
+
+def has_unicode() -> bool:
+    """Whether stdout can show characters outside ASCII."""
+    try:
+        "●⣿└".encode(getattr(_stdout(), "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def note(line: str) -> None:

@@ -19,6 +19,7 @@ from robustbench_cli.cli.gate_args import GateArgs, Unfinished, gate_options
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
 from robustbench_cli.cli.param_types import NameOf
+from robustbench_cli.cli.plot_args import PlotArgs, plot_options
 from robustbench_cli.cli.reporting import Reporting, audited_verdicts
 from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
@@ -100,6 +101,7 @@ Damaged = Callable[[UserError], None]
 @output_format("table", *formats.format_names())
 @output_files()
 @table_options
+@plot_options
 @gate_options
 def report(
     stores: tuple[Path, ...],
@@ -113,6 +115,7 @@ def report(
     output_format: str,
     outputs: tuple[Path, ...],
     view: TableArgs,
+    plots: PlotArgs,
     gates: GateArgs,
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
@@ -123,6 +126,8 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
+    other = "--leaderboard" if leaderboard else "--compare" if comparison else "--protocols" if by_protocol else None
+    plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
     tables.require_writable_tables(outputs)
     stores, comparison = _second_row(stores, comparison)
@@ -140,7 +145,10 @@ def report(
         # The table has named the damaged files.
         audits=partial(audited_verdicts, paths, damaged=lambda _: None),
     )
+    plot = plots.drawn(content.table)
     show(content, judged, reporting)
+    if plot is not None:
+        console.report(plot)
     for line in content.conflicts:
         console.warn(line)
     if content.impossible:
