@@ -67,9 +67,10 @@ class TableArgs:
         if self.wide and output_format != "table":
             raise UserError(f"--wide is for the table: {output_format} leaves nothing out, so leave --wide out")
         written = [name for name in (output_format, *map(formats.format_of_file, outputs)) if name != "table"]
+        given = [option for option, value in (("--columns", self.columns), ("--sort", self.sort)) if value]
         for name in written:
-            if self.columns is not None and not formats.takes_columns(name):
-                raise UserError(f"--columns is not for {name}, whose content is fixed: leave it out")
+            if given and not formats.takes_columns(name):
+                raise UserError(f"{given[0]} is not for {name}, whose content is fixed: leave it out")
 
     def require_none(self, option: str) -> None:
         """Refuses the options beside one that shows another table.

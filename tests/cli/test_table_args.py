@@ -98,6 +98,8 @@ def test_an_option_that_a_format_would_ignore_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, fixed))
     with pytest.raises(UserError, match=r"^--columns is not for tsv, whose content is fixed: leave it out$"):
         TableArgs(columns=["n"]).require_format("table", [Path("a.tsv")])
+    with pytest.raises(UserError, match=r"^--sort is not for sarif, whose content is fixed: leave it out$"):
+        TableArgs(sort=["n"]).require_format("sarif", [])
     TableArgs(columns=["n"], wide=True).require_format("table", [Path("a.csv"), Path("a.tex")])
 
 
