@@ -98,7 +98,10 @@ class DefensiveDropout(RandomizedDefense):
             with trainer.seeded("rate") as seed:
                 order = torch.randperm(len(trainer.examples))
                 images, labels = (part.to(trainer.device) for part in trainer.examples.batch(order[:_IMAGES]))
-                measurements = [self._measure(model, rate, images, labels, seed) for rate in _RATES]
+                measurements = [
+                    self._measure(model, rate, images, labels, seed)
+                    for rate in trainer.steps(_RATES, name="choosing the test rate")
+                ]
             _set_rate(model, _choose(measurements, self.accuracy_drop))
 
     def _measure(self, model: nn.Module, rate: float, images: Tensor, labels: Tensor, seed: int) -> _Measurement:

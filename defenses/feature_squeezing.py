@@ -115,7 +115,7 @@ class FeatureSqueezing(Defense):
             scores = torch.cat(
                 [
                     model.scores(trainer.examples.batch(part)[0].to(trainer.device))
-                    for part in indices.split(_BATCH_SIZE)
+                    for part in trainer.steps(indices.split(_BATCH_SIZE), name="setting the threshold")
                 ]
             )
         # The product may be slightly below a whole number because of rounding.

@@ -301,10 +301,13 @@ def progress() -> Iterator[Progress]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=_console("stderr"), transient=True) as bars:
+    # The bar takes what the texts leave of a line, so that a narrow terminal cuts the bar rather than the name of a cell.
+    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4))
+    columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=_console("stderr"), transient=True, expand=True) as bars:
         yield Progress(bars)
 
 

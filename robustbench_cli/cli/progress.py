@@ -19,7 +19,7 @@ __all__ = ["JobProgress", "TrainingBars"]
 
 
 class TrainingBars:
-    """Shows the epochs of trainings.
+    """Shows the epochs of trainings, and the steps of what else a defense does.
 
     Args:
         progress: Where they are shown.
@@ -30,16 +30,15 @@ class TrainingBars:
         self._bars: dict[str, console.Bar] = {}
 
     def __call__(self, state: TrainingProgress) -> None:
-        """Called after each epoch."""
+        """Called after each epoch or step."""
         if state.name not in self._bars:
             self._bars[state.name] = self._progress.add(state.name, total=state.epochs)
         self._bars[state.name].update(completed=state.epoch)
         if state.epoch == state.epochs:
             self._bars.pop(state.name).remove()
             note = f"; {state.note}" if state.note else ""
-            self._progress.finished(
-                f"{state.name}: {state.epochs} epochs, loss {state.loss:.4f}, {state.seconds:.1f} s{note}"
-            )
+            done = "" if state.loss is None else f"{state.epochs} epochs, loss {state.loss:.4f}, "
+            self._progress.finished(f"{state.name}: {done}{state.seconds:.1f} s{note}")
 
 
 class JobProgress:
@@ -88,11 +87,13 @@ class JobProgress:
         self._pace.finished(job, outcome, reused=reused)
         if self._cells is not None:
             self._cells.advance()
-            self._cells.update(text=f"cells, {self._pace.rate:,.0f} passes/s")
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
         else:
             self.results[job.cell.id] = outcome
+        if self._cells is not None:
+            failed = f", {len(self.failures)} failed" if self.failures else ""
+            self._cells.update(text=f"cells{failed}, {self._pace.rate:,.0f} passes/s")
         self._progress.finished(f"{describe_cell(job)}: {describe_outcome(outcome, reused=reused)}{self._pace}")
 
 

@@ -11,6 +11,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.cli import console, progress
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
+from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
 from .conftest import small_cell
 
@@ -30,6 +31,25 @@ def test_a_finished_training_is_one_line(lines: list[str]) -> None:
         state: Any = SimpleNamespace(name="block 1", epoch=epoch, epochs=2, loss=0.5, seconds=3.0, note="early stop")
         bars(state)
     assert lines == ["block 1: 2 epochs, loss 0.5000, 3.0 s; early stop"]
+
+
+def test_steps_without_a_loss_are_one_line(lines: list[str]) -> None:
+    """As what a defense chooses after its training."""
+    bars = TrainingBars(console.Progress(None))
+    for epoch in (1, 2):
+        bars(TrainingProgress("choosing the test rate", epoch, 2, None, 6.54))
+    assert lines == ["choosing the test rate: 6.5 s"]
+
+
+def test_the_bar_of_all_cells_counts_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the passes per second; a cell of its own bar is no longer there."""
+    texts: list[str | None] = []
+    monkeypatch.setattr(console.Bar, "update", lambda bar, **changes: texts.append(changes.get("text")))
+    jobs: list[Any] = [SimpleNamespace(cell=small_cell(seed=seed), eps="0.1") for seed in (0, 1)]
+    shown = JobProgress(console.Progress(None), jobs)
+    for job in jobs:
+        shown.finished(job, Failure(cell=job.cell, eps="0.1", error="no way"))
+    assert texts == ["cells, 1 failed, 0 passes/s", "cells, 2 failed, 0 passes/s"]
 
 
 def test_the_time_left_is_that_of_cells_of_the_same_attack(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +31,19 @@ from robustbench_cli.defenses.base.training.weight_selection import Collapse, We
 
 __all__ = ["Trainer", "TrainingProgress"]
 
+Item = TypeVar("Item")
+"""What a step of a defense's procedure takes."""
+
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The state of a training after an epoch.
+    """The state of a training after an epoch, or of another part of a defense's procedure after one of its steps.
 
     Attributes:
         name: The name of the training.
-        epoch: The number of finished epochs.
-        epochs: The total number of epochs. After early stopping it equals ``epoch``.
-        loss: The mean training loss of the last epoch.
+        epoch: The number of finished epochs, or steps.
+        epochs: The total number. After early stopping it equals ``epoch``.
+        loss: The mean training loss of the last epoch; ``None`` for steps that train nothing.
         seconds: The time spent on this training so far.
         note: After the last epoch, a remark for the user: which epoch's weights are used, or why training stopped early.
     """
@@ -48,7 +51,7 @@ class TrainingProgress:
     name: str
     epoch: int
     epochs: int
-    loss: float
+    loss: float | None
     seconds: float
     note: str = ""
 
@@ -164,6 +167,18 @@ class Trainer:
         seed = seed_from(self.seed, *key)
         with seeded(seed):
             yield seed
+
+    def steps(self, items: Sequence[Item], *, name: str) -> Iterator[Item]:
+        """Yields items, and reports after each that its step is done.
+
+        Args:
+            items: What the steps of a defense's procedure take, such as the rates among which it chooses.
+            name: What they do, for the user.
+        """
+        started = time.monotonic()
+        for number, item in enumerate(items, start=1):
+            yield item
+            self._progress(TrainingProgress(name, number, len(items), None, time.monotonic() - started))
 
     def fit(
         self,

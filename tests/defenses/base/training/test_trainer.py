@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,19 @@ def test_step_of_sgd(digits: Any) -> None:
     gradient = residual.T @ train.images.flatten(1) / len(train)
     torch.testing.assert_close(model[1].weight.detach(), -0.5 * 1.9 * gradient)
     assert trainer.record["trained"]["linear"]["loss"] == pytest.approx(2.302585, rel=1e-5)
+
+
+def test_steps_are_reported_when_they_are_done(digits: Any) -> None:
+    """Each item comes once, in order; they are no epochs, and leave no trace in the record."""
+    train, _ = digits
+    reported: list[TrainingProgress] = []
+    trainer = Trainer(train, Recipe(epochs=1), seed=0, device=CPU, progress=reported.append)
+    seen = [(item, len(reported)) for item in trainer.steps("abc", name="choosing")]
+    assert seen == [("a", 0), ("b", 1), ("c", 2)]
+    assert [(state.name, state.epoch, state.epochs, state.loss) for state in reported] == [
+        ("choosing", done, 3, None) for done in (1, 2, 3)
+    ]
+    assert trainer.record["trained"] == {}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
