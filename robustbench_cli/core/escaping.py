@@ -108,8 +108,9 @@ def escaped_for_latex(text: str) -> str:
 def _in_latex(character: str) -> str:
     if character.isascii():
         return _LATEX.get(character, character)
-    base, *accents = unicodedata.normalize("NFD", character)
-    if "\u00c0" <= character <= "\u017f" and base.isascii() and {*accents} <= _ACCENTS and accents:
+    decomposed = unicodedata.normalize("NFD", character)
+    base, accents = decomposed[0], {*decomposed[1:]}
+    if "\u00c0" <= character <= "\u017f" and base.isascii() and accents and accents <= _ACCENTS:
         return character
     return f"{{[}}U+{ord(character):04X}]"
 
