@@ -34,13 +34,13 @@ class _Characters:
     """
 
     markers: str
-    axes: str
+    axes: tuple[str, str, str, str, str]
     dots: bool
     line: str
 
 
-_UNICODE = _Characters("●■▲◆○□△◇", "│┤└─┴", dots=True, line="")
-_ASCII = _Characters("ox#*+@%&", "|++-+", dots=False, line=".")
+_UNICODE = _Characters("●■▲◆○□△◇", ("│", "┤", "└", "─", "┴"), dots=True, line="")
+_ASCII = _Characters("ox#*+@%&", ("|", "+", "+", "-", "+"), dots=False, line=".")
 
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character's dots, by row and column."""
