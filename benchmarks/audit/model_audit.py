@@ -54,6 +54,9 @@ _TIMED = 128
 _SECONDS_PER_CHECK = 0.025
 """What a check takes besides its passes, as measured on the digits."""
 
+_SECONDS_AT_START = 1.0
+"""What loading libraries, the first passes and storing take, as measured on the digits: most of a quick audit of a small model."""
+
 _SHARE_OF_PASSES = 0.4
 """The usual share of the passes that are left where attacks stop on broken images."""
 
@@ -205,7 +208,7 @@ def expected_seconds(probe: ModelProbe, checks: Sequence[Check], passes: int) ->
         checks: The checks.
         passes: Their passes, if no attack stopped early.
     """
-    return len(checks) * _SECONDS_PER_CHECK + _SHARE_OF_PASSES * passes * _seconds_per_pass(probe)
+    return _SECONDS_AT_START + len(checks) * _SECONDS_PER_CHECK + _SHARE_OF_PASSES * passes * _seconds_per_pass(probe)
 
 
 def _seconds_per_pass(probe: ModelProbe) -> float:

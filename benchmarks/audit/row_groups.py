@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord, latest, records_of_cells
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.rows import FlagsOfGroup
 
 __all__ = ["access_of", "audit_store", "flags_of_groups"]
-
-Value = TypeVar("Value")
 
 Damaged = Callable[[UserError], None]
 """Takes the error of a damaged file."""
@@ -127,6 +125,7 @@ def _judged(
         corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",
         norm=cell.norm,
         n=len(group.labels),
+        audited_n=_audited_images(newest),
         threats=tuple(_figures(threat) for threat in group.threats),
         findings=by_severity([*findings, *_findings_of(newest)]),
         passed=_passed([*findings, *_findings_of(newest)], [check.name for check in of_rows], newest),
@@ -197,6 +196,7 @@ def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
         defense=target.defense,
         norm=target.norm,
         n=target.n,
+        audited_n=_audited_images(newest),
         findings=by_severity(_findings_of(newest)),
         passed=_passed(_findings_of(newest), (), newest),
         left_out=_left_out(newest),
@@ -241,16 +241,16 @@ def access_of(result: Result) -> Access:
     if attack.name in ON_OTHER_MODELS or attack.surrogates:
         return "transfer"
     by_passes: Access = "gradients" if result.backwards else "scores"
-    return _constant(attack.name, "access", default=by_passes)
+    return _declared_access(attack.name) or by_passes
 
 
 @cache
-def _constant(attack: str, name: str, *, default: Value) -> Value:
-    """A class attribute of one of the project's attacks, read without an import."""
+def _declared_access(attack: str) -> Access | None:
+    """The access that one of the project's attacks declares, read without an import; ``None`` for any other attack."""
     module = attacks.module_of(attack)
     source = None if module is None else read_exported(module)
-    value: Value = default if source is None else source.constants.get(name, default)
-    return value
+    access: Access | None = None if source is None else source.constants.get("access")
+    return access
 
 
 def _figures(threat: Threat) -> ThreatFigures:
@@ -303,6 +303,11 @@ def _budget(records: Sequence[CheckRecord]) -> Budget | None:
     """The largest budget of checks that ran; ``None`` if none did."""
     budgets = [BUDGETS.index(record.target.budget) for record in records if not record.left_out]
     return BUDGETS[max(budgets)] if budgets else None
+
+
+def _audited_images(records: Sequence[CheckRecord]) -> int | None:
+    """The largest number of images of checks that ran; ``None`` if none did."""
+    return max((record.target.n for record in records if not record.left_out), default=None)
 
 
 def _audits(records: Sequence[CheckRecord], cell: Cell) -> list[AuditedDraws]:

@@ -109,7 +109,8 @@ class AuditedRows(Audited):
         defense: The label of the defenses.
         corruption: The corruption with its severity; empty without one.
         norm: The norm.
-        n: The number of images.
+        n: The number of images of the rows; of the audit of the model where only the model was audited.
+        audited_n: The largest number of images on which the model was audited; ``None`` if it was not.
         threats: The worst case of each threat; empty where only the model was audited.
     """
 
@@ -121,6 +122,7 @@ class AuditedRows(Audited):
     corruption: str = ""
     norm: str
     n: int
+    audited_n: int | None = None
     threats: tuple[ThreatFigures, ...] = ()
 
     @property

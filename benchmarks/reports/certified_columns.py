@@ -103,7 +103,8 @@ def add_certified_columns(
         group = model_and_threat(cell)
         compared[cell.id], groups[cell.id] = mine, group
         worst[group] = mine._replace(right=np.minimum(right, worst[group].right)) if group in worst else mine
-    _add_flags(table, {*contradictions.of_proofs, *contradictions.of_smoothing}, groups)
+    if contradicted := {*contradictions.of_proofs, *contradictions.of_smoothing}:
+        _add_flags(table, contradicted, groups)
     if any(entry.known.any() for entry in compared.values()):
         entries, group = [], None
         for cell_id, attack in zip(table["cell"], table["attack"], strict=True):
@@ -125,9 +126,10 @@ def _add_flags(table: pd.DataFrame, cells: Collection[str], groups: Mapping[str,
     """
     flagged = {groups[cell] for cell in cells}
     group: Hashable = None
-    for index, (cell, attack) in enumerate(zip(table["cell"], table["attack"], strict=True)):
+    column: list[str] = []
+    for cell, attack, flags in zip(table["cell"], table["attack"], table["flags"], strict=True):
         # A worst case comes after its attacks.
         group = group if attack == WORST_CASE else groups.get(cell)
-        if cell in cells or (attack == WORST_CASE and group in flagged):
-            flags = table["flags"].iat[index]
-            table.iloc[index, table.columns.get_loc("flags")] = ";".join(filter(None, (flags, _FLAG)))
+        contradicts = cell in cells or (attack == WORST_CASE and group in flagged)
+        column.append(";".join(filter(None, (flags, _FLAG))) if contradicts else flags)
+    table["flags"] = column

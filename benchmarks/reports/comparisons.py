@@ -52,25 +52,27 @@ class ComparedRows:
         return {*COMPARED} if "cell" in named else named
 
 
-def parse_comparison(texts: Sequence[str]) -> ComparedRows:
-    """Reads the values of ``--compare``.
+def parse_comparison(text: str, other: str | None = None) -> ComparedRows:
+    """Reads ``--compare`` and ``--with``.
 
     Args:
-        texts: A column of :data:`COMPARED`; or two selections, each ``KEY=VALUE``, several joined by commas, or a cell's hash.
+        text: A column of :data:`COMPARED`; or a row: ``KEY=VALUE``, several joined by commas, or a cell's hash.
+        other: The other row; ``None`` beside a column.
 
     Raises:
         UserError: They are something else.
     """
-    if len(texts) == 1 and texts[0] in COMPARED:
-        return ComparedRows((texts[0],))
-    if len(texts) == 1 and re.fullmatch(r"\w+", texts[0]) and not is_hash(texts[0]):
-        raise UserError(f"{_OPTION} '{texts[0]}': {did_you_mean(texts[0], COMPARED)}")
-    if len(texts) != 2:
+    if text in COMPARED:
+        if other is not None:
+            raise UserError(f"--with {other}: {_OPTION} {text} compares all pairs of rows: leave --with out")
+        return ComparedRows((text,))
+    if re.fullmatch(r"\w+", text) and not is_hash(text):
+        raise UserError(f"{_OPTION} '{text}': {did_you_mean(text, COMPARED)}")
+    if other is None:
         raise UserError(
-            f"{_OPTION} {' '.join(texts)}: give a column, such as defense, for all pairs, or two rows, such as defense=none "
-            "defense=hrs"
+            f"{_OPTION} {text}: give the other row too, as in --with defense=hrs; or a column, such as defense, for all pairs"
         )
-    return ComparedRows(tuple(texts), tuple(_selection(text) for text in texts))
+    return ComparedRows((text, other), (_selection(text), _selection(other)))
 
 
 def _selection(text: str) -> Mapping[str, Sequence[str]]:
@@ -128,7 +130,7 @@ def _pairs(compared: ComparedRows, rows: Sequence[ScoredRow]) -> Iterator[tuple[
     pairs = [pair for pair, difference in zip(candidates, differences, strict=True) if difference is None]
     if not pairs:
         reason = differences[0] if differences else "both select the same row"
-        raise UserError(f"{_OPTION} {' '.join(compared.texts)}: no two rows can be compared: {reason}")
+        raise UserError(f"{_OPTION} {' --with '.join(compared.texts)}: no two rows can be compared: {reason}")
     seen: set[frozenset[str]] = set()
     for first, second in pairs:
         ends = frozenset((first.row["cell"], second.row["cell"]))
@@ -270,14 +272,17 @@ def _p_value(value: float) -> str:
 def _caption(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The lines below a table of comparisons."""
     tests = {
-        "mcnemar": "p: exact McNemar test of the images that only one model gets right",
-        "sign-flip": "p: exact sign-flip test of the images' differences, over images and draws",
-        "two-level": "p: over images and draws that all images of a pass share",
-        "none": "p is 1 where the only draw is one that all images share: give more --repeats",
+        "mcnemar": "p of deterministic models: exact McNemar test of the images that only one of the two gets right",
+        "sign-flip": "p of randomized models: exact sign-flip test of the images' differences in the share of right draws",
+        "two-level": "p of models whose draws all images of a pass share: the passes count as a sample, as the images do",
+        "none": "p is 1 where all images share the only draw, which tells nothing: give more --repeats",
     }
     yield from (text for name, text in tests.items() if any(row["test"] == name for row in rows))
     pairs = "the pair" if len(rows) == 1 else f"all {len(rows)} pairs"
-    yield f"a - b: points of robust accuracy with 95 % interval; p (Holm): corrected for {pairs}; differ: below 5 %"
+    yield "robust a, robust b: robust accuracies in percent; a - b: their difference in points, with its 95 % confidence interval"
+    yield "only a, only b: images that only one of the two gets right; of randomized models the sum of its leads in shares of draws"
+    yield "p: the probability of a difference at least as large if both are equally robust"
+    yield f"p (Holm): p corrected for {pairs} of this table; 'differ' marks pairs with p (Holm) of at most 5 %"
     if any(row["attack"] == WORST_CASE and row["a_attacks"] != row["b_attacks"] for row in rows):
         yield "worst cases over different attacks are compared: see a_attacks and b_attacks in --format csv"
     flagged = sorted(

@@ -190,10 +190,9 @@ def standings(
             found.append(_standing(board, row))
     if not found:
         suite = "corruptions" if board.norm is None else " or ".join(SUITES)
-        reason = next(iter(refused), f"there is no row: use --suite {suite.partition(' ')[0]}")
+        reasons = "; and ".join(refused) or f"there is no row: use --suite {suite.partition(' ')[0]}"
         raise UserError(
-            f"--leaderboard {board.name}: no row follows its protocol ({board.protocol}, suite {suite}): {reason}"
-            f"{f'; and {len(refused) - 1} more' if len(refused) > 1 else ''}"
+            f"--leaderboard {board.name}: no row follows its protocol ({board.protocol}, suite {suite}): {reasons}"
         )
     return found, [f"not on {board.name}: {line}" for line in refused]
 

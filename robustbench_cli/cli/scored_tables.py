@@ -11,6 +11,7 @@ from robustbench_cli.cli import tables
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.reports.comparisons import ComparedRows
     from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.records import Result
 
@@ -20,7 +21,7 @@ __all__ = ["show_comparisons", "show_protocols"]
 
 
 def show_comparisons(
-    texts: Sequence[str],
+    compared: ComparedRows,
     table: pd.DataFrame,
     results: Sequence[Result],
     read: Read,
@@ -31,7 +32,7 @@ def show_comparisons(
     """Prints the comparisons of rows in a format, and writes them to files.
 
     Args:
-        texts: The values of ``--compare``.
+        compared: What ``--compare`` asks for.
         table: The rows that the user selects.
         results: The stored results.
         read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
@@ -39,19 +40,13 @@ def show_comparisons(
         outputs: The files.
 
     Raises:
-        UserError: The values of ``--compare`` fit no rows that can be compared, or the format is for other tables.
+        UserError: It fits no rows that can be compared, or the format is for other tables.
     """
-    from robustbench_cli.benchmarks.reports.comparisons import (
-        comparisons_table,
-        parse_comparison,
-        readable_comparisons,
-    )
+    from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, readable_comparisons
     from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
-    compared = comparisons_table(parse_comparison(texts), scored_rows(table, results, read))
-    tables.show_other(
-        "--compare", compared, readable_comparisons(compared), output_format=output_format, outputs=outputs
-    )
+    pairs = comparisons_table(compared, scored_rows(table, results, read))
+    tables.show_other("--compare", pairs, readable_comparisons(pairs), output_format=output_format, outputs=outputs)
 
 
 def show_protocols(

@@ -286,8 +286,9 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     if missing:
         passes = passes_of(missing, probe)
         seconds = expected_seconds(probe, missing, passes)
-        expected = "less than a second" if seconds < 1 else f"about {duration(seconds)}"
-        console.note(f"{name}: {len(missing)} checks on {len(probe)} images, at most {passes:,} passes, {expected}")
+        console.note(
+            f"{name}: {len(missing)} checks on {len(probe)} images, at most {passes:,} passes, about {duration(seconds)}"
+        )
     bar = shown.add(name, total=len(missing))
     for check in missing:
         started = time.perf_counter()

@@ -13,7 +13,7 @@ import click
 
 from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports import formats
-from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
+from robustbench_cli.benchmarks.reports.compared_columns import COMPARED
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.gate_args import GateArgs, Unfinished, gate_options
 from robustbench_cli.cli.leaderboard import show_standings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
     from robustbench_cli.benchmarks.reports.certified_columns import Contradictions
+    from robustbench_cli.benchmarks.reports.comparisons import ComparedRows
     from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.cell import Cell
@@ -64,12 +65,13 @@ Damaged = Callable[[UserError], None]
 )
 @option(
     "--compare",
-    "comparison",
-    multiple=True,
-    metavar="COLUMN|A B",
+    metavar="COLUMN|ROW",
     group="Rows",
     help="Show paired tests of robust accuracies on the same images, in place of the table: of all pairs of rows that differ in "
-    "COLUMN (defense, model, checkpoint, attack, eot or seed), or of the rows A and B (defense=none defense=hrs, or cells).",
+    f"COLUMN ({', '.join(COMPARED[:-1])} or {COMPARED[-1]}), or of ROW (such as defense=none, or a cell) and the row of --with.",
+)
+@option(
+    "--with", "other_row", metavar="ROW", group="Rows", help="The second row of --compare ROW, such as defense=hrs."
 )
 @option(
     "--protocols",
@@ -107,7 +109,8 @@ def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
     leaderboard: str | None,
-    comparison: tuple[str, ...],
+    compare: str | None,
+    other_row: str | None,
     by_protocol: bool,
     corruption_baseline: str | None,
     images: Path | None,
@@ -126,12 +129,11 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
-    other = "--leaderboard" if leaderboard else "--compare" if comparison else "--protocols" if by_protocol else None
+    other = "--leaderboard" if leaderboard else "--compare" if compare else "--protocols" if by_protocol else None
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
     tables.require_writable_tables(outputs)
-    stores, comparison = _second_row(stores, comparison)
-    show = _shown(leaderboard, comparison, view, by_protocol=by_protocol)
+    show = _shown(leaderboard, _comparison(compare, other_row), view, by_protocol=by_protocol)
     _require_images(images, output_format, outputs)
     allowed = parse_conditions(conditions)
     reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
@@ -195,18 +197,17 @@ def _refuse_contradicted_proofs(lines: Sequence[str]) -> NoReturn:
     raise ContradictedProofError("; ".join(lines))
 
 
-def _second_row(stores: tuple[Path, ...], comparison: tuple[str, ...]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The stores and the rows to compare: the word after ``--compare A`` is the row B, unless it is a folder.
+def _comparison(compare: str | None, other_row: str | None) -> ComparedRows | None:
+    """What ``--compare`` and ``--with`` ask for; ``None`` without them.
 
-    Args:
-        stores: The arguments of the command.
-        comparison: The values of ``--compare``.
+    Raises:
+        UserError: They are not allowed.
     """
-    if len(comparison) != 1 or comparison[0] in COMPARED:
-        return stores, comparison
-    rows = [path for path in stores if "=" in str(path) or is_hash(str(path))]
-    rows = [path for path in rows if not path.exists()]
-    return tuple(path for path in stores if path not in rows), (*comparison, *map(str, rows))
+    from robustbench_cli.benchmarks.reports.comparisons import parse_comparison
+
+    if compare is None and other_row is not None:
+        raise UserError(f"--with {other_row}: it is the second row of a comparison: give the first one with --compare")
+    return None if compare is None else parse_comparison(compare, other_row)
 
 
 _MAX_LINES = 20
@@ -429,14 +430,14 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _shown(
-    leaderboard: str | None, comparison: Sequence[str], view: TableArgs, *, by_protocol: bool
+    leaderboard: str | None, comparison: ComparedRows | None, view: TableArgs, *, by_protocol: bool
 ) -> Callable[[_Content, Judged, Reporting], None]:
     """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
 
     Raises:
         UserError: Several options want to take the place of the table, or one is beside an option of the table.
     """
-    others = {"--leaderboard": leaderboard is not None, "--compare": bool(comparison), "--protocols": by_protocol}
+    others = {"--leaderboard": leaderboard is not None, "--compare": comparison is not None, "--protocols": by_protocol}
     given = [name for name, is_given in others.items() if is_given]
     if len(given) > 1:
         raise UserError("--leaderboard, --compare and --protocols each take the place of the table: give one of them")
@@ -446,8 +447,8 @@ def _shown(
         return lambda content, _, reporting: show_standings(
             leaderboard, content.table, content.results, reporting.output_format, reporting.outputs
         )
-    if comparison or by_protocol:
-        show = partial(show_comparisons, comparison) if comparison else show_protocols
+    if comparison is not None or by_protocol:
+        show = show_protocols if comparison is None else partial(show_comparisons, comparison)
         return lambda content, _, reporting: show(
             content.table,
             content.results,

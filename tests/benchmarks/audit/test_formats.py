@@ -49,6 +49,7 @@ GROUPS = [
         n=4,
         passed=("few-images", "no-eot"),
         budget="standard",
+        audited_n=500,
     ),
 ]
 
@@ -64,7 +65,7 @@ def test_the_text_has_the_verdict_the_figures_and_the_evidence() -> None:
     assert lines[5:] == [
         "",
         "digits, m, hrs, l2, 4 images: consistent",
-        "  2 checks found nothing (in the model with the budget standard)",
+        "  2 checks found nothing (in the model on 500 images, budget standard)",
     ]
     assert all(line.isprintable() for line in lines)
 

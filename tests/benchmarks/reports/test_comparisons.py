@@ -47,7 +47,7 @@ class Stored:
         return scored_rows(rows(results, read), results, read)
 
     def compare(self, *texts: str) -> list[dict[str, Any]]:
-        table = comparisons_table(parse_comparison(texts), self.rows())
+        table = comparisons_table(parse_comparison(*texts), self.rows())
         return [{str(key): value for key, value in row.items()} for row in table.to_dict(orient="records")]
 
     def refused(self, *texts: str) -> str:
@@ -147,7 +147,7 @@ def test_attacks_on_one_model(stored: Stored) -> None:
 def test_other_images_radii_and_protocols_are_refused(stored: Stored, changes: dict[str, Any], reason: str) -> None:
     stored.add(50, defenses=(MethodSpec(name="sap", parameters={}),), **changes)
     assert stored.refused("defense=none", "defense=sap") == (
-        f"--compare defense=none defense=sap: no two rows can be compared: {reason}"
+        f"--compare defense=none --with defense=sap: no two rows can be compared: {reason}"
     )
 
 
@@ -155,7 +155,7 @@ def test_other_images_radii_and_protocols_are_refused(stored: Stored, changes: d
     ("texts", "reason"),
     [
         (("defens",), "--compare 'defens': did you mean 'defense'?"),
-        (("defense=none",), "--compare defense=none: give a column, such as defense, for all pairs, or two rows"),
+        (("defense=none",), "--compare defense=none: give the other row too, as in --with defense=hrs; or a column"),
         (("defense=none", "defense=rse"), "--compare 'defense=rse' fits no row: there is"),
         (("defense=none", "defens=rse"), "--compare 'defens=rse': unknown column 'defens': did you mean 'defense'"),
         (("defense=none", "defense=none"), "no two rows can be compared: both select the same row"),
@@ -169,12 +169,14 @@ def test_what_fits_no_pair_is_named(stored: Stored, texts: tuple[str, ...], reas
 def test_the_table_for_people(stored: Stored) -> None:
     """Points with intervals, the tests by name, and what speaks against a row."""
     stored.add(60, draws=5, defenses=(MethodSpec(name="rse", parameters={}),), result={"flags": ("no-eot",)})
-    shown = readable_comparisons(comparisons_table(parse_comparison(["defense"]), stored.rows()))
+    shown = readable_comparisons(comparisons_table(parse_comparison("defense"), stored.rows()))
     assert shown.title == "dataset digits, model small-cnn, attack pgd, threat linf 0.0313725, seed 0, n 100"
     assert shown.headers == ["a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
     assert shown.lines[0][:7] == ["none", "jpeg", "30.0", "50.0", "-20.0 [-27.5,-12.0]", "0", "20"]
     assert shown.lines[0][-1] == "differ"
-    assert shown.caption[0].startswith("p: exact McNemar")
-    assert shown.caption[1].startswith("p: exact sign-flip")
-    assert "corrected for all 6 pairs" in shown.caption[2]
-    assert shown.caption[3].startswith("flagged rows are among them (no-eot)")
+    assert shown.caption[0].startswith("p of deterministic models: exact McNemar")
+    assert shown.caption[1].startswith("p of randomized models: exact sign-flip")
+    legend = " ".join(shown.caption[2:6])
+    assert all(f"{name}:" in legend.replace(",", ":") for name in ("robust a", "a - b", "only a", "p", "p (Holm)"))
+    assert "corrected for all 6 pairs" in legend
+    assert shown.caption[6].startswith("flagged rows are among them (no-eot)")
