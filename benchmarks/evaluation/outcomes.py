@@ -35,6 +35,9 @@ _DIMENSIONS = {
 _INTEGERS = frozenset({"labels", "targets", "clean", "perturbed"})
 _MOST_CLASSES = 2**20
 
+_CACHED = ("clean_right", "_worst", "worst_right", "right_shares")
+"""The cached properties of outcomes, whose first dimension is the attacks where these are stacked."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
@@ -185,8 +188,9 @@ class Outcomes:
             number: Its index among them.
         """
         outcomes = replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
-        if "_worst" in self.__dict__:
-            outcomes.__dict__["_worst"] = self._worst[number]
+        # What is known of all attacks is known of one.
+        known = {name: self.__dict__[name][number] for name in _CACHED if name in self.__dict__}
+        outcomes.__dict__.update(known)
         return outcomes
 
     def worst_attack(self, *, nearest: bool = False) -> Outcomes:

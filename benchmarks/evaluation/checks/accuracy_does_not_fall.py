@@ -7,7 +7,7 @@ from typing import ClassVar
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat
-from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm, p_value_of_a_lead
+from robustbench_cli.benchmarks.evaluation.statistics.paired import difference_interval, holm, p_value_of_a_lead
 
 __all__ = ["AccuracyDoesNotFall"]
 
@@ -91,4 +91,4 @@ def _is_flat(smaller: Threat, larger: Threat) -> bool:
     # The interval contains the difference and takes most of the time, so it is computed only below the limit.
     if larger.eps < 2 * smaller.eps or after <= NEAR_ZERO * clean or before - after >= limit:
         return False
-    return compare_paired(smaller.scored, larger.scored).high < limit
+    return difference_interval(smaller.scored, larger.scored)[1] < limit

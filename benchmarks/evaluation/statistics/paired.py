@@ -18,6 +18,7 @@ __all__ = [
     "PairedTest",
     "ScoredDraws",
     "compare_paired",
+    "difference_interval",
     "holm",
     "p_value_of_a_lead",
     "p_value_of_equality",
@@ -114,7 +115,7 @@ def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     ('mcnemar', '0.15 [0.08, 0.22] p 6.1e-05')
     """
     ahead = first.shares - second.shares
-    low, high = _difference_interval(first, second)
+    low, high = difference_interval(first, second)
     p_value, test = p_value_of_equality(first, second)
     return PairedComparison(
         difference=first.accuracy - second.accuracy,
@@ -164,7 +165,7 @@ def _interval_p_value(first: ScoredDraws, second: ScoredDraws, least: float) -> 
     """One minus the confidence at which the interval of the difference reaches 0, or ``least`` if that is larger."""
 
     def holds_zero(p_value: float) -> bool:
-        low, high = _difference_interval(first, second, confidence=1 - p_value)
+        low, high = difference_interval(first, second, confidence=1 - p_value)
         return low <= 0 <= high
 
     if not holds_zero(least):
@@ -208,8 +209,14 @@ def sign_flip_test(differences: NDArray[np.int64]) -> float:
     return min(1.0, max(_LEAST_P_VALUE, 2 * tail))
 
 
-def _difference_interval(first: ScoredDraws, second: ScoredDraws, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The confidence interval of the difference of two accuracies; see :func:`compare_paired`."""
+def difference_interval(first: ScoredDraws, second: ScoredDraws, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The confidence interval of the difference of two accuracies; see :func:`compare_paired`, which has the test too.
+
+    Args:
+        first: The first model.
+        second: The second model, on the same N images.
+        confidence: The coverage.
+    """
     models = first, second
     correlation = _correlation(first.shares, second.shares)
     ends = [np.subtract(model.interval(confidence), model.accuracy) for model in models]
