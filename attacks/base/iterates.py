@@ -83,6 +83,7 @@ class BestIterates:
     seldom: ClassVar[bool | None] = None
 
     def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
+        source.keeps_best = True
         self._exhaustive = source.exhaustive
         self._noise = measured_noise(source)
         self._targeted = threat.targeted

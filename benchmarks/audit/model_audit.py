@@ -186,6 +186,7 @@ def passes_of(checks: Sequence[Check], probe: ModelProbe) -> int:
     needs = {need for check in checks for need in check.needs}
     shared = probe.passes_of(probe.baseline_attack, probe.baseline_images) if "baseline" in needs else 0
     shared += len(probe) if "logits" in needs else 0
+    shared += probe.path_passes if "path" in needs else 0
     return shared + sum(check.passes(probe) for check in checks)
 
 

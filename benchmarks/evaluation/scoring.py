@@ -171,6 +171,11 @@ class Candidates:
         self.worst = images
         self.failed = (predictions == NO_NUMBER).any(0)
 
+    @property
+    def left(self) -> Tensor:
+        """``(N,)``: whether the clean image and the perturbed image of the latest target are classified correctly in every draw."""
+        return ((self._clean["clean"] == self._labels) & (self._per_target["perturbed"][-1] == self._labels)).all(0)
+
     def add(self, perturbed: Tensor) -> None:
         """Scores the perturbed images ``(N, C, H, W)`` of the next target."""
         predictions, survival = self._score(perturbed)

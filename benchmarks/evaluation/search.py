@@ -21,6 +21,7 @@ from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.saved_images import rounded as rounded_to_levels
 from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
 from robustbench_cli.benchmarks.evaluation.setup import Setup
+from robustbench_cli.benchmarks.evaluation.successes_on_path import SuccessesOnPath
 from robustbench_cli.benchmarks.evaluation.targets import choose_targets
 from robustbench_cli.core.errors import UserError
 
@@ -66,7 +67,7 @@ class AttackSearch:
         started, passes = time.perf_counter(), self._passes()
         images = self.images.batch(indices)
         indices, labels = indices.to(images.device), self.labels[indices].to(images.device)
-        candidates, left_the_ball, no_gradients = self._candidates(indices, images, labels)
+        candidates, run = self._candidates(indices, images, labels)
         forwards, backwards, without_gradient = self._passes() - passes
         batch = AttackedBatch(
             setup=self.setup,
@@ -74,8 +75,9 @@ class AttackSearch:
             indices=indices,
             followed_images=self.source.recent_points,
             candidates=candidates,
-            left_the_ball=left_the_ball,
-            no_gradients=no_gradients,
+            left_the_ball=run.left_the_ball,
+            no_gradients=run.no_gradients,
+            silent_successes=run.silent_successes,
             scorer=self.scorer,
             fresh=self.fresh,
         )
@@ -98,12 +100,8 @@ class AttackSearch:
             forwards += self.target_source.forwards
         return np.array([forwards, self.source.backwards, self.source.zero_gradient_share * self.source.backwards])
 
-    def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, bool, bool]:
-        """Runs the attack once per target and scores its images.
-
-        Returns:
-            The scored images; whether any of these left the threat model; whether the attack had no gradients to follow.
-        """
+    def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, _Run]:
+        """Runs the attack once per target and scores its images."""
         attack, options = self.setup.attack, self.setup.options
         threat = attack.threat(images, norm=options.norm, eps=options.eps, targeted=options.is_targeted)
         search_threat = attack.search_threat(threat)
@@ -129,11 +127,13 @@ class AttackSearch:
             rounded=None if self.setup.single_draw else rounded,
             minimal_norm=attack.minimal_norm,
         )
-        left_the_ball = no_gradients = False
+        run = _Run()
         for number, goal in enumerate(targets if len(targets) else labels[None]):
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
             seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
             self.source.bind_draws(seed_from(options.seed, "attack", number), indices)
+            successes = SuccessesOnPath(self.source, images, goal, search_threat)
+            self.source.watch = successes if self._may_lose_successes else None
             # Entered here, the precision need not change in each step.
             with gradient_precision(self.source.precision, images.device):
                 try:
@@ -141,13 +141,35 @@ class AttackSearch:
                 except NoGradientError:
                     if not self.allow_no_gradients:
                         raise
-                    returned, no_gradients = images, True
+                    returned, run.no_gradients = images, True
+                finally:
+                    self.source.watch = None
             proposed = _checked_images(returned, images, attack)
             inside = project_exactly(proposed, images, search_threat)
             # The comparison is false for NaN.
-            left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
+            run.left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
             candidates.add(reset_outside(inside, images, threat))
-        return candidates, left_the_ball, no_gradients
+            lost = successes.found & candidates.left
+            if bool(lost.any()):
+                points = project_exactly(successes.points, images, search_threat)[lost]
+                predictions, _ = self.scorer(points, labels[lost], indices[lost], number + 1)
+                run.silent_successes += int((predictions != labels[lost]).all(0).sum())
+        return candidates, run
+
+    @property
+    def _may_lose_successes(self) -> bool:
+        """Whether a success on the path is one on the attacked model: one that is deterministic and that the attack follows itself."""
+        setup = self.setup
+        return not (setup.attack.minimal_norm or setup.attacked.randomized) and setup.followed is setup.attacked
+
+
+@dataclass
+class _Run:
+    """What happened in the runs of an attack on one batch; see :class:`~.moments.AttackedBatch`."""
+
+    left_the_ball: bool = False
+    no_gradients: bool = False
+    silent_successes: int = 0
 
 
 def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:

@@ -29,7 +29,7 @@ __all__ = [
 BLINDED = frozenset({"zero-gradient", "wrong-gradient", "no-gradients"})
 """Flags of an attack whose gradients the model masked or does not give: the attack was blinded."""
 
-SET_UP = frozenset({"no-eot", "every-draw", "few-classes", "left-the-ball", "cannot-reach"})
+SET_UP = frozenset({"no-eot", "every-draw", "few-classes", "left-the-ball", "cannot-reach", "silent-success"})
 """Flags of an attack whose own set-up was too weak."""
 
 _BROKEN_THROUGH = 0.25

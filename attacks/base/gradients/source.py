@@ -79,6 +79,8 @@ class GradientSource(ABC):
             for one batch, set it back, so that they get the draws that they would have together.
         noise: Measures how much a logit changes with the batch, see
             :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None`` for no measurement.
+        keeps_best: Whether the attack keeps the best of its iterates, so that it returns any success.
+        watch: Called after each query with its images ``(N, C, H, W)`` and logits ``(D, N, K)``; ``None`` for nothing.
     """
 
     draws: int
@@ -100,6 +102,8 @@ class GradientSource(ABC):
         self.backwards = 0.0
         self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
+        self.keeps_best = False
+        self.watch: Callable[[Tensor, Tensor], None] | None = None
         self._backward = BackwardPasses(self.size)
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
 
@@ -169,7 +173,13 @@ class GradientSource(ABC):
             return _joined(slices, 1)
 
         with torch.no_grad(), full_float32(images.device):
-            return self.size.retry_smaller(len(images) * self.cost, compute)
+            logits = self.size.retry_smaller(len(images) * self.cost, compute)
+        self._watched(images, logits)
+        return logits
+
+    def _watched(self, images: Tensor, logits: Tensor) -> None:
+        if self.watch is not None:
+            self.watch(images, logits)
 
     def _next_query(self) -> int:
         self.queries += 1
@@ -287,6 +297,7 @@ class GradientSource(ABC):
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
+        self._watched(images, passes.logits)
         return passes
 
     def _differentiate_slices(
@@ -347,6 +358,7 @@ class GradientSource(ABC):
             raise NoGradientError(_NO_GRADIENT)
         self.forwards += self.cost * len(images)
         self._note_query(images)
+        self._watched(images, graph[1].detach())
         return graph
 
     def backward_through(self, graph: tuple[Tensor, Tensor], slopes: Tensor, labels: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class AboveChance(Check):
     )
     source: ClassVar[str] = (
         "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1 (unbounded attacks "
-        "do not reach 100 % success)"
+        "do not reach 100 % success); Pintor, Demetrio, Sotgiu et al.: Indicators of Attack Failure. NeurIPS 2022 (unconstrained attack "
+        "failure)"
     )
 
     budget: ClassVar[Budget] = "standard"

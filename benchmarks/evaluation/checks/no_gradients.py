@@ -30,7 +30,8 @@ class NoGradients(Check):
         "(BPDA)."
     )
     source: ClassVar[str] = (
-        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1"
+        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1; "
+        "Pintor, Demetrio, Sotgiu et al.: Indicators of Attack Failure. NeurIPS 2022 (unavailable gradients)"
     )
     needs: ClassVar[tuple[Need, ...]] = ()
 

@@ -44,7 +44,7 @@ class WeakerThanAudit(Check):
     remedy: ClassVar[str] = "Give stronger attacks: --suite standard (for a randomized defense --suite randomized)."
     source: ClassVar[str] = (
         "Carlini, Athalye, Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705, section 3 (report the "
-        "strongest attack for each image)"
+        "strongest attack for each image); Pintor, Demetrio, Sotgiu et al.: Indicators of Attack Failure. NeurIPS 2022 (transfer failure)"
     )
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:

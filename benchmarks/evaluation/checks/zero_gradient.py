@@ -60,7 +60,8 @@ class ZeroGradient(Check):
         "scores and decisions: --suite standard."
     )
     source: ClassVar[str] = (
-        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1"
+        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1; "
+        "Pintor, Demetrio, Sotgiu et al.: Indicators of Attack Failure. NeurIPS 2022 (unavailable gradients)"
     )
     position: ClassVar[int] = 20
 

@@ -139,7 +139,9 @@ def test_what_speaks_against_the_model_always_stays(attack: MakeRun, square: Mak
         assert flags(attack(86, flag), attack(3)) == [flag]
 
 
-@pytest.mark.parametrize("flag", ["no-eot", "every-draw", "few-classes", "left-the-ball", "cannot-reach"])
+@pytest.mark.parametrize(
+    "flag", ["no-eot", "every-draw", "few-classes", "left-the-ball", "cannot-reach", "silent-success"]
+)
 def test_one_attack_makes_up_for_how_another_was_set_up(attack: MakeRun, square: MakeRun, flag: str) -> None:
     """Where it follows the model's gradients, whatever it finds, and nothing is wrong with its own set-up."""
     assert flags(attack(60, flag, repeats=10), attack(58, eot=10, repeats=10)) == []

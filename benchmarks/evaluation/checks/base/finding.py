@@ -17,9 +17,9 @@ Budget = Literal["quick", "standard", "thorough"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 """The budgets, the smallest first."""
 
-Need = Literal["baseline", "gradients", "logits", "training"]
+Need = Literal["baseline", "gradients", "logits", "path", "training"]
 """What a check uses of a :class:`~.model_probe.ModelProbe` besides the model: the evaluation of the baseline attack, input
-gradients, the logits of the images, or the training images.
+gradients, the logits of the images, the path of the baseline attack, or the training images.
 """
 
 

@@ -20,8 +20,10 @@ from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, UndecidedError
+from robustbench_cli.benchmarks.evaluation.checks.base.loss_path import LossPath, follow
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO
 from robustbench_cli.benchmarks.evaluation.cost import passes
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.core.errors import UserError
@@ -29,6 +31,9 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["Attacked", "ModelProbe"]
 
 Value = TypeVar("Value")
+
+_LEAST_FOLLOWED = 8
+"""The fewest unbroken images whose path says something."""
 
 
 class Attacked(Protocol):
@@ -201,6 +206,35 @@ class ModelProbe:
     def baseline(self) -> Attacked:
         """The evaluation of :attr:`baseline_attack` on the first :attr:`baseline_images`."""
         return self.evaluate(self.baseline_attack, torch.arange(self.baseline_images))
+
+    @cached_property
+    def path(self) -> LossPath | None:
+        """The path of the baseline PGD, from another random start, over images that the baseline left.
+
+        It is ``None`` where the baseline leaves next to nothing: no robust accuracy can then be overstated.
+
+        Raises:
+            UndecidedError: The baseline left too few images.
+        """
+        outcomes, attack = self.baseline.outcomes, self.baseline_attack
+        assert isinstance(attack, PGD)
+        right = outcomes.worst_right
+        if right.mean() <= NEAR_ZERO * outcomes.clean_right.mean():
+            return None
+        rows = torch.from_numpy(right.mean(axis=0) > 0.5).nonzero()[: self._followed_images, 0].to(self.images.device)
+        if len(rows) < _LEAST_FOLLOWED:
+            raise UndecidedError(f"{self.baseline_name} left {len(rows)} images, of {_LEAST_FOLLOWED} needed")
+        random = self.random(rows, "path")
+        return follow(attack, self.source(rows), self.images[rows], self.labels[rows], self.threat(rows), random)
+
+    @property
+    def path_passes(self) -> int:
+        """The cost of :attr:`path`; see :meth:`~.check.Check.passes`."""
+        return round(2 * (self._steps + 1) * self.gradient_cost * self._followed_images)
+
+    @property
+    def _followed_images(self) -> int:
+        return min(self.baseline_images, self.effort(32, 64, 128))
 
     @cached_property
     def logits(self) -> Tensor:

@@ -39,6 +39,7 @@ class AttackedBatch:
         candidates: The perturbed images with their predictions.
         left_the_ball: Whether the attack returned images outside the threat model.
         no_gradients: Whether the attack could not run because the model gives no gradients.
+        silent_successes: The number of images that the attack broke on its way, though it returned an image that is classified correctly.
         scorer: The deployed decision rule.
         fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
     """
@@ -50,6 +51,7 @@ class AttackedBatch:
     candidates: Candidates
     left_the_ball: bool
     no_gradients: bool
+    silent_successes: int
     scorer: Scorer
     fresh: Scorer | None
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, scored
@@ -93,7 +94,9 @@ def second_attack(probe: ModelProbe, attack: Attack, *, allowed: float) -> Stron
     )
 
 
-def compared_on_first_images(probe: ModelProbe, attack: Attack) -> tuple[ScoredDraws, ScoredDraws] | None:
+def compared_on_first_images(
+    probe: ModelProbe, attack: Attack, *, eot: EOTChoice = "auto"
+) -> tuple[ScoredDraws, ScoredDraws] | None:
     """Runs a second attack on the first images of a randomized model, whose passes cost as many as there are draws.
 
     It runs on 50 images, and on the others only if it lowers their accuracy by at least 0.03. To stop adds no false alarm.
@@ -101,13 +104,14 @@ def compared_on_first_images(probe: ModelProbe, attack: Attack) -> tuple[ScoredD
     Args:
         probe: The model and the images.
         attack: The second attack.
+        eot: Its draws per gradient.
 
     Returns:
         What the baseline left of these images, and what the second attack left; ``None`` if it stopped.
     """
     first, right = min(_FIRST_PART, probe.second_attack_images), []
     for rows in filter(len, torch.arange(probe.second_attack_images).tensor_split([first])):
-        outcomes = probe.evaluate(attack, rows).outcomes
+        outcomes = probe.evaluate(attack, rows, eot=eot).outcomes
         right.append(scored(outcomes).right)
         after = ScoredDraws(right=np.concatenate(right, axis=1), shared=bool(outcomes.draws_shared))
         before = scored(probe.baseline.outcomes, slice(after.right.shape[1]))

@@ -22,6 +22,7 @@ def batch(**options: Any) -> AttackedBatch:
         candidates=nothing,
         left_the_ball=False,
         no_gradients=False,
+        silent_successes=0,
         scorer=nothing,
         fresh=nothing,
     )
