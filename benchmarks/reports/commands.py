@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import getitem
+from typing import Any
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.cell import Cell
@@ -56,7 +57,7 @@ def _with_settings(option: str, spec: MethodSpec) -> Iterator[str]:
     """The option that chooses a method, and those that set its parameters."""
     yield from (option, spec.name)
     for key in spec.changed:
-        value = reduce(getitem, key.split("."), spec.parameters)
+        value: Any = reduce(getitem, key.split("."), spec.parameters)
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         yield from ("--set", f"{spec.name}.{key}={text}")
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli.gate_args import GateArgs, Judged
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, VerdictKey
 
-__all__ = ["Reporting", "audited_verdicts", "show"]
+__all__ = ["Reporting", "audited_verdicts", "page_content", "show"]
 
 _STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """The variable in which GitHub Actions names the file of a step's summary."""
@@ -78,6 +78,25 @@ def _add_step_summary(path: Path, judged: Judged) -> None:
             file.write(f"{text}\n")
     except OSError as error:
         raise UserError(f"{_STEP_SUMMARY}={path} cannot be written ({error.strerror or error})") from None
+
+
+def page_content(table: pd.DataFrame, *, stores: Sequence[Path], **others: Any) -> PageContent:
+    """All that an HTML page shows of some rows; the stored rows are audited now.
+
+    Args:
+        table: The rows, in the order in which they are shown.
+        stores: The folders that they are from.
+        **others: See :class:`~robustbench_cli.benchmarks.reports.html.content.PageContent`.
+    """
+    from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
+    from robustbench_cli.benchmarks.store.store import Store
+
+    models = {*zip(table["checkpoint_sha256"], table["norm"], strict=True)}
+    # The report of the table has named the damaged files.
+    audited = [group for path in stores for group in audit_store(Store(path), damaged=lambda _: None)]
+    verdicts = [group for group in audited if (group.checkpoint_sha256, group.norm) in models]
+    return PageContent(table=table, verdicts=verdicts, **others)
 
 
 def audited_verdicts(

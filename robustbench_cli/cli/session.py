@@ -17,7 +17,7 @@ from robustbench_cli.cli.exit_codes import CellsFailed
 from robustbench_cli.cli.gate_args import Unfinished
 from robustbench_cli.cli.options import warn_of_fewer_images
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
-from robustbench_cli.cli.reporting import Reporting, audited_verdicts, show
+from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content, show
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def run_suite(
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
     _warn_of_chance(planned, results)
-    _report(common.store, results, failures, reporting)
+    _report(common.store, results, failures, reporting, save_images)
 
 
 def in_processes(devices: Sequence[str], *, timeout: float | None = None) -> Engine | None:
@@ -397,7 +397,13 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
             )
 
 
-def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], reporting: Reporting) -> None:
+def _report(
+    store: Path,
+    results: Sequence[Result],
+    failures: Sequence[Failure],
+    reporting: Reporting,
+    images: Path | None = None,
+) -> None:
     """Prints the table of results, writes it to the files that are named, and judges it by the gates.
 
     Raises:
@@ -418,11 +424,16 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
         console.warn(str(error))
 
     stored = Store(store)
-    table = rows(results, partial(read_together, store_of=lambda _: stored), flags_of_groups([store], damaged=warn))
+    read = partial(read_together, store_of=lambda _: stored)
+    table = rows(results, read, flags_of_groups([store], damaged=warn))
     judged = reporting.gates.judged(
         table,
         unfinished=Unfinished(lines, failed=failed_rows(failures), errors=[failure.error for failure in failures]),
         audits=partial(audited_verdicts, [store], damaged=warn),
     )
-    show(judged, reporting)
+    show(
+        judged,
+        reporting,
+        partial(page_content, stores=[store], results=results, read=read, images=images, missing=lines),
+    )
     judged.finish()

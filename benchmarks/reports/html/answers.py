@@ -138,12 +138,15 @@ def _without_radius(rows: Sequence[dict[str, Any]]) -> str:
     means = [row for row in rows if row["mean_corruption_accuracy"] is not None]
     if means:
         return f"{100 * means[0]['mean_corruption_accuracy']:.1f} % of images are right in the mean over corruptions."
-    distances = [row for row in rows if row["attack"] != "none" and row["mean_l2"] is not None]
+    distances = [row for row in rows if row["eps_value"] is None and row["mean_l2"] is not None]
     if distances:
         nearest = min(distances, key=lambda row: row["mean_l2"])
         name = shortened(nearest["attack"], most=60)
-        return f"{name} breaks {100 * (nearest['attack_success_rate'] or 0):.1f} % of the right images at a mean l2 distance of {nearest['mean_l2']:.3g}."
-    lowest = min(rows, key=lambda row: row["robust_accuracy"])
-    accuracy = interval_text(_robust(lowest))
-    what = f" under {lowest['corruption']} {lowest['severity'] or ''}" if lowest["corruption"] else " without an attack"
-    return f"{accuracy} of the images are right{shortened(what)}."
+        share = 100 * (nearest["attack_success_rate"] or 0)
+        return f"{name} breaks {share:.1f} % of the right images at a mean l2 distance of {nearest['mean_l2']:.3g}."
+    means = [row for row in rows if row["severity"] is None and row["corruption"] is not None]
+    lowest = min(means or rows, key=lambda row: row["robust_accuracy"])
+    attack = "" if lowest["attack"] == "none" else f" and {lowest['attack']} within {threat_text(lowest)}"
+    corruption = "" if lowest["corruption"] is None else f"{lowest['corruption']} {lowest['severity'] or ''}".strip()
+    under = f" under {corruption}{attack}" if corruption else " without an attack"
+    return f"{interval_text(_robust(lowest))} of the images are right{shortened(under)}."

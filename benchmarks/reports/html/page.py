@@ -218,7 +218,7 @@ class _Page:
     @cached_property
     def curves(self) -> list[_Panel]:
         """Few curves in one chart, many in one chart each with the others in gray."""
-        panels = []
+        panels: list[_Panel] = []
         for curves in self._curves:
             few = len(curves) <= charts.SERIES
             for shown in [curves] if few else [[curve] for curve in curves]:
@@ -290,7 +290,7 @@ class _Page:
             for (label, row), score in zip(scored, scores, strict=True)
         ]
         headers = [("model", False), ("threat", False), ("DES [95 %]", True), ("", False)]
-        caption = "Defense Efficiency Score against the undefended model under the same attacks"
+        caption = "Defense Efficiency Score; none where the loss of clean accuracy is not significant"
         return Table(caption=caption, headers=headers, rows=rows)
 
     def _score(
@@ -298,7 +298,7 @@ class _Page:
     ) -> tuple[Field, Field]:
         """A score and its picture; neither where the loss that it divides by is not significant."""
         if row["clean_accuracy_loss_within_interval"]:
-            return Field("loss of clean accuracy not significant", score.value, "num"), Field("")
+            return Field("not significant", score.value, "num"), Field("")
         text = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
         drawing = charts.score_bar(self._number(), label, score, limits)
         return Field(text, score.value, "num"), picture(drawing, score.value)
@@ -350,8 +350,8 @@ class _Page:
             for flag in flags:
                 meaning, remedy = _check_page(flag)
                 count = sum(flag in (row["flags"] or "").split(";") for row in self.rows)
-                texts = (f"{count} rows", "flag", flag, meaning, remedy)
-                rows.append([Field(shortened(text, most=600)) for text in texts])
+                of_flag = (f"{count} rows", "flag", flag, meaning, remedy)
+                rows.append([Field(shortened(text, most=600)) for text in of_flag])
         headers = [(name, False) for name in ("rows", "severity", "check", "evidence", "what to do")]
         return Table(caption="Findings, with the evidence", headers=headers, rows=rows)
 

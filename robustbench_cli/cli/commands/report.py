@@ -20,7 +20,7 @@ from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
 from robustbench_cli.cli.param_types import NameOf
 from robustbench_cli.cli.plot_args import PlotArgs, plot_options
-from robustbench_cli.cli.reporting import Reporting, audited_verdicts
+from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content
 from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.table_args import TableArgs, table_options
@@ -294,21 +294,12 @@ class _Content:
         )
 
     def of_page(self, table: pd.DataFrame) -> PageContent:
-        """All that an HTML page shows; the stored rows are audited now.
-
-        Args:
-            table: The rows, in the order in which they are shown.
-        """
-        from robustbench_cli.benchmarks.audit.row_groups import audit_store
-        from robustbench_cli.benchmarks.reports.html.content import PageContent
-
-        models = {*zip(table["checkpoint_sha256"], table["norm"], strict=True)}
-        judged = [group for store in self.stores for group in audit_store(store, damaged=lambda _: None)]
-        return PageContent(
-            table=table,
+        """All that an HTML page shows; see :func:`~robustbench_cli.cli.reporting.page_content`."""
+        return page_content(
+            table,
+            stores=[store.path for store in self.stores],
             results=self.results,
             read=self.read,
-            verdicts=[group for group in judged if (group.checkpoint_sha256, group.norm) in models],
             images=self.images,
             missing=self.unfinished.lines,
             conflicts=[*self.impossible, *self.conflicts],

@@ -460,7 +460,12 @@ def test_a_page_of_an_incomplete_store_says_so(advdef: Advdef, here: Path, store
 
 
 def test_a_command_that_attacks_writes_a_page_too(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Of its rows, with the way to the whole page."""
-    words = ("--checkpoint", "model.safetensors", "--attack", "fgsm", "--eps", "0.2", *TINY, "-q")
-    assert advdef("attack", *words, "-o", "report.html").code == 0
-    assert "under the only attack, fgsm" in (here / "report.html").read_text(encoding="utf-8")
+    """Of its rows alone, with all that is stored of them, and with the images that it saves."""
+    words = ("--checkpoint", "model.safetensors", "--eps", "0.2", *TINY, "-q", "--save-images", "kept")
+    assert advdef("attack", "--attack", "fgsm", *words).code == 0
+    assert advdef("attack", "--attack", "pgd", *words, "-o", "report.html").code == 0
+    page = (here / "report.html").read_text(encoding="utf-8")
+    assert "under the only attack, pgd" in page
+    assert page.count("perturbation magnified") > 5
+    assert "checks found nothing" in page
+    assert "images wrong" in page

@@ -101,6 +101,10 @@ def test_rows_without_a_radius_have_an_answer_too() -> None:
             row(attack="cw", mean_l2=0.6, attack_success_rate=1.0, **free),
         ],
         "50.0 % [40.0, 60.0] of the images are right under fog 3.": [row(attack="none", corruption="fog", severity=3)],
+        "50.0 % [40.0, 60.0] of the images are right under mean(2 of 75) and pgd within linf 0.1.": [
+            row(corruption="fog", severity=3, mean_l2=0.1),
+            row(corruption="mean(2 of 75)"),
+        ],
         "50.0 % [40.0, 60.0] of the images are right without an attack.": [row(attack="none")],
     }
     assert [answers(rows, None)[0].sentence for rows in cases.values()] == [*cases]
