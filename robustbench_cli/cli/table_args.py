@@ -106,8 +106,8 @@ class TableArgs:
         require_columns(table, self.columns or (), option="--columns")
         table = sorted_rows(table, self.sort)
         if output_format == "table":
-            drawn = tables.for_terminal(table, columns=self.columns, wide=self.wide)
-            console.report(drawn if len(table) else "no rows")
+            has_rows = len(table) > 0
+            console.report(tables.for_terminal(table, columns=self.columns, wide=self.wide) if has_rows else "no rows")
         else:
             console.report(formats.as_text(table, output_format, columns=self.columns, cases=cases, content=content))
             # The formats for people have it in their legends.

@@ -469,3 +469,13 @@ def test_a_command_that_attacks_writes_a_page_too(advdef: Advdef, here: Path, ch
     assert page.count("perturbation magnified") > 5
     assert "checks found nothing" in page
     assert "images wrong" in page
+
+
+def test_an_empty_store_has_no_rows_in_every_format(advdef: Advdef, here: Path) -> None:
+    """A line, or a page that says so."""
+    (here / "advdef-runs/cells").mkdir(parents=True)
+    assert (advdef("report").code, advdef("report").out) == (0, "no rows\n")
+    page = advdef("report", "--format", "html")
+    assert page.code == 0
+    assert "There are no rows" in page.out
+    assert advdef("report", "--format", "csv").code == 0
