@@ -379,8 +379,8 @@ class _Page:
                     Field(shortened(label)),
                     Field(shortened(row["attack"])),
                     Field(shortened(f"{row['norm']} {row['eps'] or 'any'}"), row["eps_value"]),
-                    *(number(value) for value in (row["forwards"], row["backwards"], passes / row["n"])),
-                    number(row["seconds"], 1),
+                    *(number(value) for value in (row["forwards"], row["backwards"])),
+                    *(number(value, 1) for value in (passes / row["n"], row["seconds"])),
                     number(passes / row["seconds"] if row["seconds"] else None),
                     Field(shortened(row["device"] or "")),
                 ]
@@ -405,7 +405,7 @@ class _Page:
         rows = [row for row in self.rows if row["attack"] != "worst-case" and row["forwards"] is not None]
         passes = sum(row["forwards"] + row["backwards"] for row in rows)
         seconds = sum(row["seconds"] for row in rows)
-        return f"{passes:,.0f} passes and {seconds:,.0f} s in {len(rows)} rows"
+        return f"{passes:,.0f} passes and {seconds:,.0f} s in {len(rows)} {'row' if len(rows) == 1 else 'rows'}"
 
     @cached_property
     def all_rows(self) -> Table:
