@@ -43,6 +43,7 @@ _OPTIONAL = (
     "foolbox",
     "adversarial-robustness-toolbox",
     "accelerate",
+    "matplotlib",
     "ray",
 )
 """The distributions of extras, of model zoos and of other libraries' attacks, by their names on the package index."""
