@@ -377,7 +377,9 @@ def _code(text: str) -> str:
 
 def _text(text: str) -> str:
     """Text of a docstring or a help page as paragraphs and lists."""
-    return _escaped(text.replace("\b", ""))
+    lines = text.replace("\b", "").splitlines()
+    # Indented lines are code.
+    return "\n".join(line if line.startswith("    ") else _escaped(line) for line in lines)
 
 
 def _escaped(text: str) -> str:

@@ -331,4 +331,4 @@ def _limits(metadata: typing.Iterable[Any]) -> list[str]:
 def _plain(docstring: str) -> str:
     """A docstring without the markup of a documentation page."""
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", inspect.cleandoc(docstring))
-    return text.replace("``", "")
+    return re.sub(r"::$", ":", text.replace("``", ""), flags=re.MULTILINE)

@@ -20,8 +20,8 @@ FOLDERS = {"dataset": "data-sets"}
 
 
 def code_of(page: Path) -> list[str]:
-    """The blocks of code of a page of the site, as text."""
-    blocks = re.findall(r'<div class="highlight">(.*?)</div>', page.read_text(encoding="utf-8"), re.DOTALL)
+    """The shell blocks of a page of the site, as text."""
+    blocks = re.findall(r'<div class="language-sh highlight">(.*?)</div>', page.read_text(encoding="utf-8"), re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in blocks]
 
 
@@ -49,5 +49,6 @@ def test_the_site_builds_with_a_page_for_every_name(tmp_path: Path, monkeypatch:
             for words in commands:
                 parse(words)
     for page in site.rglob("*.html"):
-        loaded = re.findall(r'(?:src|<link[^>]* href)="(https?:)?//[^"]*"', page.read_text(encoding="utf-8"))
-        assert loaded == [], page
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r'(?:src|<link[^>]* href)="(?:https?:)?//[^"]*"', text) == [], page
+        assert "&amp;#" not in text, f"{page}: text was escaped twice"
