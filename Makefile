@@ -61,8 +61,7 @@ wheel: $(INSTALLED)  ## build the wheel into dist/
 
 # The variable silences an advertisement of mkdocs-material.
 docs: $(INSTALLED)  ## build the documentation site into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
-	@echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-serve: $(INSTALLED)  ## show the documentation site on a local port while you write
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve

@@ -1,6 +1,6 @@
 """The pages of the documentation site that are made when it is built; ``mkdocs.yml`` names this file as a hook.
 
-``README.md``, ``CONTRIBUTING.md``, ``CHANGELOG.md`` and ``LICENSE`` become pages as they are. Every registered attack, defense,
+``README.md`` and other files beside it become pages as they are. Every registered attack, defense,
 data set, model, corruption, suite and check gets a page from what ``advdef show`` prints, and every command one from its
 options. ``make docs`` builds the site; see https://www.mkdocs.org/user-guide/configuration/#hooks for the functions ``on_...``.
 """
@@ -37,9 +37,10 @@ COPIED = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "CITATION.cff": "CITATION.cff",
     "LICENSE": "license.md",
 }
-"""The pages that lie outside ``docs/``, by their file."""
+"""The files outside ``docs/`` that the site has, and their paths in it."""
 
 TITLES = {
     "attack": "Attacks",
@@ -140,7 +141,7 @@ def generated() -> Iterator[tuple[str, str]]:
     """The pages that have no file in ``docs/``: their path and their Markdown."""
     for file, path in COPIED.items():
         text = (ROOT / file).read_text(encoding="utf-8")
-        yield path, text if file.endswith(".md") else f"# License\n\n{text}"
+        yield path, f"# License\n\n{text}" if file == "LICENSE" else text
     for kind in KINDS:
         yield from pages_of(kind)
     yield "catalog/training.md", _unit_page("training", "train")

@@ -29,7 +29,7 @@ def test_the_site_builds_with_a_page_for_every_name(tmp_path: Path, monkeypatch:
     """Strict mode makes a broken link, a page that is not in the navigation and a docstring that cannot be read an error."""
     site = tmp_path / "site"
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", site],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -37,7 +37,7 @@ def test_the_site_builds_with_a_page_for_every_name(tmp_path: Path, monkeypatch:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout + done.stderr == ""
+    assert "WARNING" not in done.stdout + done.stderr
     monkeypatch.chdir(tmp_path)
     for kind in KINDS:
         folder = site / "catalog" / FOLDERS.get(kind, f"{kind}s")
