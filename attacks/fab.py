@@ -14,10 +14,11 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms
+from robustbench_cli.attacks.base.search.boundary_steps import BoundarySteps
+from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall
 from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
-from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
+from robustbench_cli.attacks.base.threat import Threat, random_in_ball
 
 __all__ = ["FAB"]
 
@@ -73,7 +74,7 @@ class FAB(MinimalNormAttack):
             plane = partial(
                 nearest_plane, source, labels=labels, goal=goal, classes=self.n_target_classes, norm=threat.norm
             )
-            self._search(images, start, plane, threat.norm, best)
+            self._search(images, start, plane, best)
         TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, best, random)
         best.shorten()
         return best.images
@@ -89,30 +90,8 @@ class FAB(MinimalNormAttack):
         images: Tensor,
         start: Tensor,
         plane_at: Callable[[Tensor], tuple[Shortfall, Plane]],
-        norm: Norm,
         best: BestPerturbation,
     ) -> None:
-        """Takes all steps of one run and offers every iterate to ``best``.
-
-        Args:
-            images: ``(N, C, H, W)``, the clean images.
-            start: ``(N, C, H, W)``, the first iterates.
-            plane_at: Maps iterates to the planes to step to, with the shortfall from the goal of ``best``.
-            norm: The norm of the distances.
-            best: Collects the smallest perturbations.
-        """
-        iterates = start
-        for _ in range(self.steps):
-            shortfall, plane = plane_at(iterates)
-            verdict = per_image(best.offer(iterates, shortfall), images)
-            points = torch.stack([iterates, images])
-            values = torch.stack([plane.value, plane.value_at(images, iterates)])
-            steps = step_to_plane(points, plane.slope.unsqueeze(0), values, norm)
-            length, image_length = norms(steps, norm, dims=2)
-            alpha = (length / (length + image_length).clamp_min_(1e-12)).clamp_max_(self.alpha_max)
-            projected, image_projected = points.add_(steps, alpha=self.eta)
-            forward = torch.lerp(projected, image_projected, per_image(alpha, images)).clamp_(0, 1)
-            backward = torch.lerp(images, iterates, self.beta)
-            # An iterate that fooled one sample of draws, but not yet enough in a row, is evaluated again.
-            iterates = torch.where(verdict > 0, forward, torch.where(verdict < 0, backward, iterates))
-        best.evaluate(iterates)
+        """Takes all steps of one run; see :meth:`BoundarySteps.descend`."""
+        steps = BoundarySteps(steps=self.steps, alpha_max=self.alpha_max, eta=self.eta, beta=self.beta)
+        steps.descend(start, images, plane_at, best)

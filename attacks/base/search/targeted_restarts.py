@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.adaptive_radius import AdaptiveRadius, diameter
-from robustbench_cli.attacks.base.search.linearization import by_boundary_distance
+from robustbench_cli.attacks.base.search.boundary_steps import BoundarySteps
+from robustbench_cli.attacks.base.search.linearization import Plane, by_boundary_distance, plane_of_goal
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Shortfall
 from robustbench_cli.attacks.base.search.polish import polish
 from robustbench_cli.attacks.base.threat import FeasibleSet, Threat
 
 __all__ = ["TargetedRestarts", "targeted_restarts_field"]
 
-_FIRST_CLASSES, _CLASSES = 9, 5
-"""The number of classes of the first restart, which are those with the largest logits, and of the others.
+_FIRST_CLASSES = 9
+"""The number of classes of the first restart, which are those with the largest logits.
 
 AutoAttack's targeted attacks have nine target classes too. The other numbers of this module, and those of the polish, were
 tuned on small networks with known distances. docs/attacks.md compares the results with the exact distances of other images.
@@ -29,8 +31,20 @@ tuned on small networks with known distances. docs/attacks.md compares the resul
 _SHRINK = 0.97
 """The first radius of a restart, relative to the smallest perturbation so far."""
 
-# The first step and gamma are those of FMN, with a fifth of its steps.
+# The first step and gamma are those of FMN.
 _SEARCH = AdaptiveRadius(steps=20, step_size=0.5, gamma=0.05, gamma_final=0.001)
+
+
+class _Budget(NamedTuple):
+    """The steps of the first restart towards a class, those of the others, and the number of classes of the others."""
+
+    first_steps: int
+    steps: int
+    classes: int
+
+    @classmethod
+    def of(cls, norm: Norm) -> _Budget:
+        return cls(40, 20, 3) if norm == "l1" else cls(20, 10, 5)
 
 
 def targeted_restarts_field() -> Any:
@@ -38,8 +52,8 @@ def targeted_restarts_field() -> Any:
     return Field(
         0,
         ge=0,
-        description="number of further searches for a smaller perturbation, of 20 gradients for each class: the first from "
-        "the image towards nine classes, the others from random points towards five",
+        description="number of further searches for a smaller perturbation: the first from the image, with 20 gradients for "
+        "each of nine classes, the others from random points, with 10 for each of five; in l1 40 for nine and 20 for three",
         # Cells without restarts are older than the field.
         exclude_if=lambda count: count == 0,
     )
@@ -51,11 +65,16 @@ class TargetedRestarts:
 
     A run that begins at the image follows one class boundary to one local minimum. Each restart runs towards several
     classes at the same time. The first restart begins at the image and runs towards the nine classes with the largest
-    logits. The others run towards the five of them with the nearest linearized boundaries. They begin at random points of
-    the box, projected onto a ball that is a little smaller than the smallest perturbation so far. These points are far
-    apart from each other. Each run takes 20 steps of
-    :class:`~robustbench_cli.attacks.base.search.adaptive_radius.AdaptiveRadius` down the margin to its class. A
+    logits, with 20 steps for each. The others take 10 steps towards the five of them with the nearest linearized
+    boundaries. They begin at random points of the box, projected onto a ball that is a little smaller than the smallest
+    perturbation so far. These points are far apart from each other. The steps are those of
+    :class:`~robustbench_cli.attacks.base.search.adaptive_radius.AdaptiveRadius` down the margin to the class. A
     :func:`~robustbench_cli.attacks.base.search.polish.polish` follows.
+
+    In l1 the steps are those of :class:`~robustbench_cli.attacks.base.search.boundary_steps.BoundarySteps`. The nearest
+    point differs from the image in few pixels, and a local minimum differs from it in the wrong ones. So the first half of
+    the steps after a random start moves a random half of the pixels only. There are 40 steps for each of the nine classes,
+    and then 20 for each of three.
 
     Attributes:
         count: The number of restarts.
@@ -80,19 +99,28 @@ class TargetedRestarts:
         if not self.count:
             return
         targets = labels[:, None] if self.threat.targeted else self._nearest_classes(source, images, labels)
+        budget = _Budget.of(self.threat.norm)
         for restart in range(self.count):
             radius = (_SHRINK * best.distance).clamp_max(diameter(images, self.threat.norm))
             start = images
             if restart:
                 ball = FeasibleSet(images, Threat(norm=self.threat.norm, eps=radius))
                 start = ball.project(random.uniform(images.shape[1:]).to(images))
-            chosen = targets[:, : _CLASSES if restart else _FIRST_CLASSES]
+            chosen = targets[:, : budget.classes if restart else _FIRST_CLASSES]
+            pixels = None
+            if restart and self.threat.norm == "l1":
+                pixels = random.uniform(images.shape[1:]) < 0.5
+                start = torch.where(pixels, start, images)
             before, searches = source.queries, []
             for part in source.size.slices(chosen.shape[1], cost=source.cost * len(images)):
                 # Classes that take turns get the draws and the radii that they would have together.
                 source.queries = before
                 runs = _Runs(source, images, labels, self.threat, chosen, part)
-                searches.append(runs.search(best, start, radius))
+                searches.append(
+                    runs.search(
+                        best, start, radius, steps=budget.steps if restart else budget.first_steps, pixels=pixels
+                    )
+                )
             for search in searches:
                 best.keep_nearest_of(search)
             if source.exhaustive:
@@ -125,13 +153,17 @@ class _Runs:
         """``(N * count, ...)`` of ``(N, ...)``: the rows of one image are adjacent."""
         return values.repeat_interleave(self._count, 0)
 
-    def search(self, best: BestPerturbation, start: Tensor, radius: Tensor) -> BestPerturbation:
+    def search(
+        self, best: BestPerturbation, start: Tensor, radius: Tensor, *, steps: int, pixels: Tensor | None
+    ) -> BestPerturbation:
         """The smallest perturbations of each row, where they are smaller than ``best``; else those of ``best``.
 
         Args:
             best: The smallest perturbations of the N images so far.
             start: ``(N, C, H, W)``.
-            radius: ``(N,)``, the first radii.
+            radius: ``(N,)``, the first radii; not in l1.
+            steps: The number of steps.
+            pixels: ``(N, C, H, W)`` bool, the entries that the first half of the steps moves, in l1 only; ``None`` for all.
         """
         smallest = BestPerturbation(
             self._source,
@@ -143,8 +175,13 @@ class _Runs:
             copies=self._copies,
         )
         smallest.start_from(self._repeated(best.images), self._repeated(best.succeeded()))
+        towards, first = replace(best.goal, targeted=True), self._repeated(start)
 
-        towards = replace(best.goal, targeted=True)
+        def plane_at(iterates: Tensor) -> tuple[Shortfall, Plane]:
+            missing, plane = plane_of_goal(
+                self._source, iterates, self._targets, towards, rows=self._rows, copies=self._copies
+            )
+            return smallest.shortfall(missing.logits, missing.tolerance), plane
 
         def gradient_at(iterates: Tensor) -> tuple[Shortfall, Tensor, Tensor]:
             missing, gradient = towards.gradient(
@@ -152,5 +189,10 @@ class _Runs:
             )
             return smallest.shortfall(missing.logits, missing.tolerance), missing.mean(), gradient
 
-        _SEARCH.descend(self._repeated(start), self._images, self._repeated(radius), gradient_at, smallest)
+        if best.norm == "l1":
+            moved = None if pixels is None else self._repeated(pixels)
+            BoundarySteps(steps=steps).descend(first, self._images, plane_at, smallest, pixels=moved)
+        else:
+            search = replace(_SEARCH, steps=steps)
+            search.descend(first, self._images, self._repeated(radius), gradient_at, smallest)
         return smallest

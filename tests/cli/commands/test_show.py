@@ -153,10 +153,10 @@ def test_an_attack_shows_its_type_access_and_cost(advdef: Callable[..., Any]) ->
     assert (
         "cost    up to 41 forward / 40 backward passes per unbroken image of ten classes, times K with --eot K" in lines
     )
-    # Ten gradients rank nine classes; the first restart takes 20 for each, the second for five; the polish takes 45.
+    # Ten gradients rank nine classes; the first restart takes 20 for each, the second 10 for five; the polish takes 45.
     (cost,) = [line for line in advdef("show", "attack", "fmn").out.splitlines() if line.startswith("cost")]
     assert "101 forward / 100 backward" in cost
-    assert f"/ {100 + 10 + 20 * (9 + 5) + 45} with targeted_restarts=2" in cost
+    assert f"/ {100 + 10 + 20 * 9 + 10 * 5 + 45} with targeted_restarts=2" in cost
     lines = advdef("show", "attack", "hopskipjump").out.splitlines()
     assert "type    minimal-norm" in lines
     assert "access  decisions" in lines

@@ -89,10 +89,11 @@ def test_classes_in_one_batch_give_what_they_give_in_turn(
     assert torch.equal(together, in_turn)
 
 
-def test_passes_are_counted(linear_victim: Callable[..., LinearVictim]) -> None:
-    """Of six classes, gradients of all logits once, 20 for each of five classes and restart, and 45 of the polish."""
+@pytest.mark.parametrize(("norm", "restarts"), [("linf", 5 * (20 + 2 * 10)), ("l1", 5 * 40 + 3 * 2 * 20)])
+def test_passes_are_counted(norm: Norm, restarts: int, linear_victim: Callable[..., LinearVictim]) -> None:
+    """Of six classes, gradients of all logits once, those of three restarts, and 45 of the polish."""
     victim = linear_victim(6)
     source = EOT(victim.model.requires_grad_(False))
-    threat = Threat(norm="linf", eps=torch.full((24,), torch.inf, dtype=torch.float64))
+    threat = Threat(norm=norm, eps=torch.full((24,), torch.inf, dtype=torch.float64))
     FMN(steps=7, targeted_restarts=3).run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
-    assert source.backwards == 24 * (7 + 6 + 3 * 5 * 20 + 45)
+    assert source.backwards == 24 * (7 + 6 + restarts + 45)
