@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
@@ -152,5 +153,5 @@ def true_accuracy(model: BrokenDefense, images: Tensor, labels: Tensor, *, seed:
     if model.rounds:
         perturbed = images + ((perturbed - images) * 16).round() / 16
     with torch.no_grad(), seeded(seed_from(seed, "truth")):
-        right = torch.stack([copy.deepcopy(model)(perturbed).argmax(1) == labels for _ in range(_PASSES)])
+        right = torch.stack([(copy_of(model) or model)(perturbed).argmax(1) == labels for _ in range(_PASSES)])
     return float(right.double().mean())
