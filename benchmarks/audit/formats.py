@@ -1,12 +1,15 @@
-"""The formats of an audit: plain text, JSON, Markdown and JUnit XML."""
+"""The formats of an audit: plain text, JSON, Markdown, and those of pipelines."""
 
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows
+from robustbench_cli.benchmarks.reports import pipeline_formats
+from robustbench_cli.benchmarks.reports.cases import Case, Outcome
 from robustbench_cli.core.escaping import escaped_for_markdown, escaped_for_terminal
 
 __all__ = ["FORMATS"]
@@ -71,32 +74,36 @@ def _markdown(groups: Sequence[AuditedRows]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _junit(groups: Sequence[AuditedRows]) -> str:
-    """A test suite for each group with a case for each check: it passes, fails with a finding, or is skipped."""
-    root = ET.Element("testsuites", name="advdef audit")
+def _cases(groups: Sequence[AuditedRows]) -> list[Case]:
+    """A test case for each check of each group: it passes, fails with a finding, or is skipped."""
+
+    def case(group: AuditedRows, check: str, outcome: Outcome, message: str = "", *, broken: bool = False) -> Case:
+        severity: Literal["error", "warning"] = "error" if broken else "warning"
+        return Case(group.title, check, check, outcome, message, severity=severity, identity=check)
+
+    cases = []
     for group in groups:
-        title = escaped_for_terminal(group.title)
-        suite = ET.SubElement(
-            root,
-            "testsuite",
-            name=title,
-            tests=str(len(group.passed) + len(group.findings) + len(group.left_out)),
-            failures=str(len(group.findings)),
-            errors="0",
-            skipped=str(len(group.left_out)),
-            time="0",
-        )
         for finding in group.findings:
-            case = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(finding.check), time="0")
-            evidence = escaped_for_terminal(finding.evidence)
-            ET.SubElement(case, "failure", message=evidence, type=finding.severity).text = evidence
-        for name in group.passed:
-            ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(name), time="0")
-        for entry in group.left_out:
-            case = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(entry.check), time="0")
-            ET.SubElement(case, "skipped", message=escaped_for_terminal(entry.reason))
-    ET.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+            message = f"{finding.severity}: {finding.evidence}"
+            cases.append(case(group, finding.check, "failed", message, broken=finding.severity == "broken"))
+        cases += [case(group, name, "passed") for name in group.passed]
+        cases += [case(group, entry.check, "skipped", entry.reason) for entry in group.left_out]
+    return cases
+
+
+def _junit(groups: Sequence[AuditedRows]) -> str:
+    return pipeline_formats.junit(_cases(groups), name="advdef audit")
+
+
+def _github(groups: Sequence[AuditedRows]) -> str:
+    """Annotations of the findings: GitHub shows ten of each kind, so that what was left out has none."""
+    named = [replace(case, name=f"{case.group}: {case.name}") for case in _cases(groups) if case.outcome != "skipped"]
+    return pipeline_formats.github(named)
+
+
+def _sarif(groups: Sequence[AuditedRows]) -> str:
+    named = [replace(case, name=f"{case.group}: {case.name}") for case in _cases(groups)]
+    return pipeline_formats.sarif(named)
 
 
 FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {
@@ -104,5 +111,7 @@ FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {
     "json": _json,
     "markdown": _markdown,
     "junit": _junit,
+    "github": _github,
+    "sarif": _sarif,
 }
 """The formats by name, the default first."""

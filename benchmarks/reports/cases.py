@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.gates import Verdict
     from robustbench_cli.benchmarks.reports.requirements import Requirement
 
-__all__ = ["CELL", "Case", "Outcome", "SuitePositions", "gate_cases", "row_cases"]
+__all__ = ["CELL", "Case", "Outcome", "SuitePositions", "gate_cases", "measured", "row_cases"]
 
 Outcome = Literal["passed", "failed", "error", "skipped"]
 """``"failed"``: a gate is broken. ``"error"``: a gate cannot be judged, or a cell failed. ``"skipped"``: a cell is missing."""
@@ -125,7 +125,7 @@ def row_cases(
             rule=CELL,
             name=f"{row_name(row)} seed {row['seed']} cell {row['cell']}",
             outcome=outcome,
-            message=reasons[number] if reasons else _measured(row),
+            message=reasons[number] if reasons else measured(row),
             flags=_flags(row) if outcome == "passed" else (),
             position=positions and positions.of_attack(str(row["attack"])),
             identity=row_identity(row),
@@ -138,8 +138,12 @@ def _flags(row: pd.Series) -> list[str]:
     return [flag for flag in row["flags"].split(";") if flag] if isinstance(row["flags"], str) else []
 
 
-def _measured(row: pd.Series) -> str:
-    """The accuracies of a row with their intervals, and its flags."""
+def measured(row: pd.Series) -> str:
+    """The accuracies of a row with their intervals, and its flags.
+
+    Args:
+        row: A row of the table.
+    """
     parts = [
         f"{name} {row[name]:.6g} [{row[f'{name}_low']:.6g}, {row[f'{name}_high']:.6g}]"
         for name in ("clean_accuracy", "robust_accuracy")

@@ -25,7 +25,16 @@ from robustbench_cli.benchmarks.reports.gates import (
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import Position
 
-__all__ = ["SUITE_KEYS", "AuditedVerdict", "Requirement", "VerdictKey", "judge", "parse_entry", "parse_requirement"]
+__all__ = [
+    "SUITE_KEYS",
+    "AuditedVerdict",
+    "Requirement",
+    "VerdictKey",
+    "judge",
+    "limit_in_its_direction",
+    "parse_entry",
+    "parse_requirement",
+]
 
 VerdictKey = tuple[str, str, str, str]
 """What an audit judges together: the checkpoint's hash, the data set, the corruption with its severity, and the norm."""
@@ -89,6 +98,28 @@ def parse_requirement(gate: Gate, text: str, *, location: str = "", **attributes
     return Requirement(gate, text, **attributes)
 
 
+def limit_in_its_direction(text: str, *, location: str = "", position: Position | None = None) -> Requirement:
+    """Reads a limit that is a lower one if higher values of its column are better, and otherwise an upper one.
+
+    Args:
+        text: ``COLUMN=VALUE``.
+        location: Its file and line, for messages.
+        position: The same.
+
+    Raises:
+        UserError: In the column neither are better, or it cannot be judged, or the value is not allowed.
+    """
+    name = text.partition("=")[0].strip()
+    better = column(name).gate if name in gated_columns() else "higher"
+    if better is None:
+        prefix = f"{location}: gates: " if location else ""
+        raise UserError(
+            f"{prefix}in {name} neither higher nor lower is better: give {{fail-under: {text}}} or {{fail-over: {text}}}"
+        )
+    gate = gate_with(upper=better == "lower", baseline=False)
+    return parse_requirement(gate, text, location=location, position=position)
+
+
 def parse_entry(entry: str | Mapping[str, Any], *, location: str, position: Position) -> Requirement:
     """Reads an entry of a suite's ``gates``.
 
@@ -102,15 +133,7 @@ def parse_entry(entry: str | Mapping[str, Any], *, location: str, position: Posi
         UserError: A key or a value is not allowed, or the baseline cannot be read.
     """
     if isinstance(entry, str):
-        name = entry.partition("=")[0].strip()
-        better = column(name).gate if name in gated_columns() else "higher"
-        if better is None:
-            raise UserError(
-                f"{location}: gates: in {name} neither higher nor lower is better: give {{fail-under: {entry}}} or "
-                f"{{fail-over: {entry}}}"
-            )
-        gate = gate_with(upper=better == "lower", baseline=False)
-        return parse_requirement(gate, entry, location=location, position=position)
+        return limit_in_its_direction(entry, location=location, position=position)
     values = {key.replace("_", "-"): value for key, value in entry.items()}
     for key in values:
         if key not in SUITE_KEYS:

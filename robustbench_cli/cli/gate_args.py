@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, Requirement, VerdictKey
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
-__all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option"]
+__all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option", "suite_requirements"]
 
 
 @dataclass(frozen=True)

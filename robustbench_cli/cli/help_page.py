@@ -96,7 +96,10 @@ def epilog(command: click.Command) -> str:
     if any(entry.multiple for entry in options):
         text += " Several values are separated by spaces, those of --set by semicolons."
     if any(entry.name == "config" for entry in options):
-        text += " The command line overrides the environment, and the environment overrides the file of --config."
+        text += (
+            " The command line overrides the environment, the environment overrides the file of --config, and this overrides "
+            "[tool.advdef] in the nearest pyproject.toml."
+        )
     return text
 
 

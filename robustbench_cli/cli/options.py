@@ -1,7 +1,8 @@
 """The options that commands share, and the rules for every option.
 
 The environment variable of an option is ``ADVDEF_`` and its long name: ``ADVDEF_DATA_DIR`` for ``--data-dir``. The command
-line overrides the environment, which overrides the file of ``--config``, which overrides the defaults.
+line overrides the environment, which overrides the file of ``--config``, which overrides ``[tool.advdef]`` in the nearest
+``pyproject.toml``, which overrides the defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from click.core import ParameterSource
 from robustbench_cli.benchmarks.datasets import DEFAULT_N
 from robustbench_cli.benchmarks.reports.formats import file_endings
 from robustbench_cli.cli import console
-from robustbench_cli.cli.config_file import read_config
+from robustbench_cli.cli.config_file import read_config, read_project
 from robustbench_cli.cli.help_page import PAGE, Option, epilog, option, variable, write_options
 from robustbench_cli.cli.option_sets import Decorator, OptionSet, collect
 from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, GPUS, JOBS, SETTING, OneOf, as_written
@@ -150,6 +151,8 @@ class Command(click.Command):
         Raises:
             UserError: A set refuses its values, or a launcher started several processes that would each do the same.
         """
+        if not ctx.resilient_parsing and {*self.get_help_option_names(ctx)}.isdisjoint(args):
+            read_project(ctx)
         rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
             started = Processes.from_environment().number

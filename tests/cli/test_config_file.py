@@ -68,3 +68,69 @@ def test_an_option_is_named_by_its_long_name() -> None:
     """Without dashes, whatever the function calls it; an argument has only its own name."""
     assert long_name(click.Option(["-o", "--out-file", "path"])) == "out-file"
     assert long_name(click.Argument(["stores"])) == "stores"
+
+
+def project(folder: Path, content: str) -> None:
+    (folder / "pyproject.toml").write_text(content)
+
+
+def test_a_project_sets_options(compute: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest pyproject.toml with a table of ours counts; what the command does not know belongs to another one."""
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    project(tmp_path, "[tool.advdef]\nseed = 9\nstore = 'runs'\n")
+    project(
+        tmp_path / "a",
+        "[tool.advdef]\nseed = 3\nset = {pgd.steps = 5}\nlist = {}\nfail-under = ['clean_accuracy=0.1']\n"
+        "[tool.advdef.compute]\neps = [0.1]\nmodel = ['own.py:Mine', 'small-cnn']\ndata-dir = 'data'\n",
+    )
+    project(inner, "[project]\nname = 'x'\n")
+    assert changed(compute()) == {
+        "seed": 3,
+        "settings": [["pgd", "steps", "5"]],
+        "eps": [["0.1", 0.1]],
+        "model": [str(tmp_path / "a/own.py:Mine"), "small-cnn"],
+        "data_dir": str(tmp_path / "a/data"),
+    }
+
+
+def test_a_project_comes_after_all_other_sources(
+    compute: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Command line, environment, file of --config, project."""
+    monkeypatch.chdir(tmp_path)
+    project(tmp_path, "[tool.advdef]\nseed = 1\nbatch-size = 1\nstore = 's'\ndata_dir = 'd'\n")
+    (tmp_path / "c.yaml").write_text("seed: 2\nbatch_size: 2\nstore: t\n")
+    monkeypatch.setenv("ADVDEF_BATCH_SIZE", "3")
+    monkeypatch.setenv("ADVDEF_SEED", "3")
+    assert changed(compute("--config", "c.yaml", "--seed", "4")) == {
+        "seed": 4,
+        "batch_size": 3,
+        "store": "t",
+        "data_dir": "d",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("[tool.advdef]\nsed = 1", ": tool.advdef: unknown key 'sed': did you mean 'seed'?"),
+        ("[tool.advdef]\nseed = 1.5", ": tool.advdef: seed: '1.5' is no whole number: give digits, such as 10"),
+        ("[tool.advdef.compute]\nsuite = 'a'", ": tool.advdef.compute: unknown key 'suite': "),
+        ("[tool.advdef]\ncompute = 1", ": tool.advdef: compute is 1: give a table of options of 'advdef compute'"),
+        ("[tool]\nadvdef = 1", ": tool.advdef is 1: give a table of options, such as seed = 1"),
+        ("[tool.advdef\n", ": not TOML: "),
+        ("tool = 1", ": not TOML: "),
+    ],
+)
+def test_a_project_that_is_wrong(
+    compute: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, line: str
+) -> None:
+    """One line with the file, the key and what would be right; the help is shown all the same."""
+    monkeypatch.chdir(tmp_path)
+    project(tmp_path, content)
+    ended = compute()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"advdef: error: {tmp_path / 'pyproject.toml'}{line}")
+    assert compute("--help").code == 0

@@ -38,7 +38,7 @@ def test_attack_has_the_groups_of_the_contract(advdef: Callable[..., Any]) -> No
     assert {"dataset", "n", "data-dir", "corruption", "severity", *preprocessing} == {*found["Data"]}
     assert {"defense", "decision", "repeats"} == {*found["Defense"]}
     assert {"attack", "suite", "norm", "eps", "eot", "targeted"} <= {*found["Attack"]}
-    assert {"output", "store", "save-images"} == {*found["Output"]}
+    assert {"output", "format", "store", "save-images"} == {*found["Output"]}
     assert {"config", "device", "seed", "quiet", "verbose", "help"} <= {*found["Run"]}
 
 

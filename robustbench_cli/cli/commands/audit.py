@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
@@ -14,6 +14,7 @@ from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.gate_args import informational_option
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -79,7 +80,14 @@ _OF_RUNS = ("seed", "device", "batch_size")
     help="Number of test images, from the first on.  [default: 100, 500 or 1000, by the budget]",
 )
 @option("--strict", is_flag=True, group="Gates", help="Exit with 1 unless all verdicts are 'consistent'.")
-@output_format("table", "json", "markdown", "junit")
+@option(
+    "--fail-on-verdict",
+    type=OneOf(("suspicious", "broken")),
+    group="Gates",
+    help="Exit with 1 if a verdict is broken, or at least suspicious (which is --strict).",
+)
+@informational_option
+@output_format("table", "json", "markdown", "junit", "github", "sarif")
 @computing
 def audit(
     common: Common,
@@ -91,6 +99,8 @@ def audit(
     eps: Eps | None,
     n: int | None,
     strict: bool,
+    fail_on_verdict: Literal["suspicious", "broken"] | None,
+    informational: bool,
     output_format: str,
 ) -> None:
     """Look for the known ways in which a robust accuracy deceives, and show the evidence.
@@ -101,6 +111,8 @@ def audit(
     """
     from robustbench_cli.benchmarks.audit.formats import FORMATS
 
+    if strict and fail_on_verdict is not None:
+        raise UserError("--strict is --fail-on-verdict suspicious: give one of them")
     given = args.given or ", ".join(f"--{name}" for name in _OF_MODELS if is_given(name))
     if store_to_judge is not None and given:
         raise UserError(
@@ -119,7 +131,7 @@ def audit(
     else:
         groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
     console.report(FORMATS[output_format](groups))
-    _judge(groups, missing, strict=strict)
+    _judge(groups, missing, worst="suspicious" if strict else fail_on_verdict, informational=informational)
 
 
 def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:
@@ -151,23 +163,33 @@ def _judged_rows(store: Store, *, checkpoint: str | None = None) -> tuple[list[A
     return groups, list(dict.fromkeys(lines))
 
 
-def _judge(groups: Sequence[AuditedRows], missing: Sequence[str], *, strict: bool) -> None:
+def _judge(
+    groups: Sequence[AuditedRows],
+    missing: Sequence[str],
+    *,
+    worst: Literal["suspicious", "broken"] | None,
+    informational: bool,
+) -> None:
     """Ends the command with its exit code.
 
     Raises:
         CellsFailed: A row is missing.
-        GateFailed: With ``strict``, a verdict is not 'consistent'.
+        GateFailed: A verdict is ``worst`` or worse, and the gate is not informational.
     """
-    failed = [group for group in groups if group.verdict != "consistent"] if strict else []
+    refused = {None: (), "broken": ("broken",), "suspicious": ("suspicious", "broken")}[worst]
+    failed = [group for group in groups if group.verdict in refused]
     lines = []
     if failed:
         first = failed[0]
         others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
-        lines = [f"--strict: {first.title}: {first.verdict}: {first.findings[0].check}{others}"]
+        option = "--strict" if is_given("strict") else f"--fail-on-verdict {worst}"
+        lines = [f"{option}: {first.title}: {first.verdict}: {first.findings[0].check}{others}"]
     if missing:
         raise CellsFailed([*missing, *lines])
-    if lines:
+    if lines and not informational:
         raise GateFailed(lines)
+    for line in lines:
+        console.warn(f"{line} (--informational: the exit code is 0)")
 
 
 def _of_models(

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
-
-import pytest
 
 from robustbench_cli.benchmarks.audit.formats import FORMATS
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
+
+from ..reports.pipeline_files import read_junit, read_sarif
 
 HOSTILE = 'a|b<script>&\x1b[31m"x"\u202e'
 
@@ -88,22 +87,25 @@ def test_markdown_is_a_table() -> None:
     assert "left out: not-converged" in lines[-1]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_junit_follows_the_schema(number: int) -> None:
-    """The counts are those of the cases, and only elements and attributes that readers of JUnit know occur."""
-    root = ET.fromstring(FORMATS["junit"](GROUPS))
-    assert root.tag == "testsuites"
-    suite = root[number]
-    assert {*suite.attrib} == {"name", "tests", "failures", "errors", "skipped", "time"}
-    cases = suite.findall("testcase")
-    assert len(suite) == len(cases) == int(suite.attrib["tests"])
-    assert all({*case.attrib} == {"classname", "name", "time"} for case in cases)
-    assert len(suite.findall("testcase/failure")) == int(suite.attrib["failures"]) == [2, 0][number]
-    assert len(suite.findall("testcase/skipped")) == int(suite.attrib["skipped"]) == [1, 0][number]
-    if number == 0:
-        failure = suite.find("testcase/failure")
-        assert failure is not None
-        assert failure.attrib["type"] == "broken"
-        assert failure.text == failure.attrib["message"]
-        assert failure.text is not None
-        assert failure.text.isprintable()
+def test_junit_follows_the_schema() -> None:
+    """A test suite per group with a case per check; what a file says is escaped."""
+    suites = list(read_junit(FORMATS["junit"](GROUPS)))
+    assert [(suite.tests, suite.failures, suite.skipped) for suite in suites] == [(3, 2, 1), (2, 0, 0)]
+    (failure,) = next(iter(suites[0])).result
+    assert failure.type == "zero-gradient"
+    assert failure.message.startswith("broken: at eps 8/255: ")
+    assert failure.text == failure.message
+    assert failure.text.isprintable()
+
+
+def test_github_and_sarif_show_findings() -> None:
+    """A broken verdict is an error, a suspicious one a warning; a skipped check is only in SARIF."""
+    lines = FORMATS["github"](GROUPS).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["::error", "::warning", "::notice"]
+    assert "digits, a|b<script>&" in lines[0]
+    results = read_sarif(FORMATS["sarif"](GROUPS))["runs"][0]["results"]
+    assert [(result["ruleId"], result["level"]) for result in results] == [
+        ("zero-gradient", "error"),
+        ("few-images", "warning"),
+        ("not-converged", "note"),
+    ]

@@ -48,6 +48,12 @@ def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
     assert strict.err.splitlines()[-1].endswith(
         "--strict: digits, small-cnn, none, linf, 20 images: suspicious: few-images"
     )
+    assert advdef("audit", "--fail-on-verdict", "broken").code == 0
+    assert advdef("audit", "--fail-on-verdict", "suspicious").code == 1
+    informational = advdef("audit", "--strict", "--informational")
+    assert informational.code == 0
+    assert "warning: --strict: digits" in informational.err
+    assert advdef("audit", "--strict", "--fail-on-verdict", "broken").code == 2
 
 
 def test_a_row_that_is_missing_ends_with_three(advdef: Run, here: Path, checkpoint: Path) -> None:

@@ -1,0 +1,89 @@
+"""``advdef check``: are suite files valid? Runs nothing, so that it fits into a pre-commit hook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustbench_cli.cli import console
+from robustbench_cli.cli.options import command
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+
+__all__ = ["check"]
+
+
+@command("check")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.yaml ...")
+def check(files: tuple[Path, ...]) -> None:
+    """Check suite files without running them: keys, values, names and gates.
+
+    It takes less than a second, since no model, data set or attack is loaded. 'advdef sweep FILE.yaml --dry-run' also checks
+    the parameters of attacks and defenses.
+    """
+    errors = []
+    for path in files:
+        try:
+            console.report(f"{path}: {_described(path)}")
+        except UserError as error:
+            errors.append(error)
+    for error in errors[:-1]:
+        console.error(str(error))
+    if errors:
+        raise errors[-1]
+
+
+def _described(path: Path) -> str:
+    """What a suite file holds, in a few words.
+
+    Raises:
+        UserError: It is not a valid suite.
+    """
+    from robustbench_cli.benchmarks.suites.load import read_suite
+    from robustbench_cli.benchmarks.suites.names import is_file_name
+    from robustbench_cli.cli.gate_args import suite_requirements
+
+    if not is_file_name(str(path)):
+        raise UserError(f"{path} is no suite file: give a file that ends in .yaml")
+    config = read_suite(str(path))
+    _require_known_names(config)
+    counts = (
+        ("models or defenses", len(config.defenses)),
+        ("attacks", len(config.entries)),
+        ("gates", len(suite_requirements(config))),
+    )
+    return ", ".join(f"{number} {noun}" for noun, number in counts)
+
+
+def _require_known_names(config: SuiteConfig) -> None:
+    """Checks the names of attacks, defenses, corruptions, models and data sets against what is installed.
+
+    Raises:
+        UserError: One is unknown.
+    """
+    from robustbench_cli.cli.catalog import require_known
+
+    named = [("attack", entry.name, entry.location) for entry in config.entries]
+    named += [
+        ("defense", entry.name, entry.location)
+        for chain in config.defenses
+        for entry in chain
+        if entry.name is not None
+    ]
+    named += [
+        ("corruption", entry.name, entry.location)
+        for group in config.groups
+        for entry in group.corruptions
+        if entry.name not in {"all", "none"}
+    ]
+    named += [("model", model.name, config.location("model")) for model in config.model or () if model.name is not None]
+    named += [("dataset", name, config.location("dataset")) for name in config.dataset or ()]
+    for kind, name, location in named:
+        try:
+            require_known(kind, name.partition("?")[0])
+        except UserError as error:
+            raise UserError(f"{location}: {error}") from None

@@ -1,0 +1,120 @@
+"""The pytest plugin: the fixture ``advdef_gate`` fails a test where a model is less robust than a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustbench_cli.attacks.base.attack import Attack
+    from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation
+
+__all__ = ["advdef_gate"]
+
+
+@pytest.fixture
+def advdef_gate() -> Callable[..., Evaluation]:
+    """A function that attacks a model and fails the test where a row breaks a limit; see :func:`_gate`.
+
+    ``advdef_gate(model, dataset="digits", attack="pgd", eps=0.1, robust_accuracy=0.4)``
+    """
+    return _gate
+
+
+def _gate(
+    model: nn.Module | str | Path,
+    *,
+    dataset: Any = "digits",
+    attack: Attack | str = "pgd",
+    eps: float | str | None = None,
+    n: int = 200,
+    fail_on_flag: str | None = None,
+    **keywords: Any,
+) -> Evaluation:
+    """Attacks a model and judges the result.
+
+    Args:
+        model: Images in [0, 1] to logits; or a checkpoint or the name of published weights, as ``advdef.load_model`` takes it.
+        dataset: The name of a data set, whose first test images are attacked; or images and labels.
+        attack: The name of an attack, or an attack with its parameters.
+        eps: The radius, such as ``"8/255"``; by default the data set's usual radius in linf.
+        n: The number of images.
+        fail_on_flag: A flag that fails the test; ``"any"`` for all.
+        **keywords: Limits by column, such as ``robust_accuracy=0.4``: lower limits where higher is better, otherwise upper ones.
+            All other keywords are those of ``advdef.evaluate``.
+
+    Returns:
+        The evaluation, for further tests.
+
+    Raises:
+        UserError: There is no limit, or an argument is not allowed.
+    """
+    # pytest itself must start without torch.
+    import advdef
+    from robustbench_cli.attacks import registry as attacks
+    from robustbench_cli.benchmarks.reports.columns import COLUMNS
+    from robustbench_cli.core.errors import UserError
+
+    judged = {entry.name for entry in COLUMNS if entry.gate is not None}
+    limits = {name: value for name, value in keywords.items() if name in judged}
+    if not limits and fail_on_flag is None:
+        raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")
+    options = {name: value for name, value in keywords.items() if name not in limits}
+    attack = attacks.load(attack)() if isinstance(attack, str) else attack
+    if isinstance(dataset, str):
+        loaded = advdef.load_dataset(dataset)
+        test = advdef.first_examples(loaded.split("test"), n)
+        images, labels, name = test.images, test.labels, dataset
+        norm = options.get("norm") or attack.norms[0]
+        eps = loaded.eps if eps is None and norm == "linf" else eps
+    else:
+        images, labels = (values[:n] for values in dataset)
+        name = "own-data"
+    network = advdef.load_model(model) if isinstance(model, str | Path) else model
+    result: Evaluation = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
+    row = {
+        "dataset": name,
+        "model": str(model) if isinstance(model, str | Path) else type(model).__name__,
+        "defense": "as given",
+        "attack": type(attack).__name__,
+        "norm": options.get("norm") or attack.norms[0],
+        "eps": "" if eps is None else str(eps),
+        "flags": ";".join(result.flags),
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+        "seconds": result.seconds,
+        "n": len(images),
+        **result.summary,
+    }
+    broken = _broken(row, limits, fail_on_flag)
+    if broken:
+        pytest.fail("\n".join(broken), pytrace=False)
+    return result
+
+
+def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> Sequence[str]:
+    """What a row breaks, a line for each, with the figures of the row after them; empty where it breaks nothing.
+
+    Args:
+        row: The row by column.
+        limits: The limits by column.
+        flag: The flag that the row must not have; ``"any"`` for all.
+    """
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.reports.cases import measured
+    from robustbench_cli.benchmarks.reports.gate_options import GATES
+    from robustbench_cli.benchmarks.reports.requirements import judge, limit_in_its_direction, parse_requirement
+
+    requirements = [limit_in_its_direction(f"{name}={value!r}") for name, value in limits.items()]
+    if flag is not None:
+        requirements.append(parse_requirement(next(gate for gate in GATES if gate.kind == "flag"), flag))
+    table = pd.DataFrame([row])
+    verdicts = [judge(requirement, table) for requirement in requirements]
+    lines = [line for verdict in verdicts for line in (*verdict.broken, *verdict.missing)]
+    return [f"advdef: {line}" for line in lines] + [f"advdef: {measured(table.iloc[0])}"] if lines else []
