@@ -86,19 +86,20 @@ def _project_values(context: click.Context, table: Mapping[str, Any], path: Path
     commands = _commands(context)
     where = f"{path}: tool.advdef"
     options = _options(context)
-    shared = {key: value for key, value in table.items() if key not in commands}
+    # "store" is a command and an option.
+    shared = {key: value for key, value in table.items() if key not in commands or not isinstance(value, dict)}
     unknown = [key for key in shared if key.replace("_", "-") not in options]
     # The commands are imported only for a key that the running one does not know.
     known = {name: None for command in commands for name in _options_of(context, command)} if unknown else {}
     for key in unknown:
+        if key in commands and key not in known:
+            raise UserError(f"{where}: {key} is {_as_written(table[key])}: give a table of options of 'advdef {key}'")
         if key.replace("_", "-") not in known:
             raise UserError(f"{where}: unknown key '{key}': {did_you_mean(key.replace('_', '-'), [*known, *commands])}")
     shared = {key: value for key, value in shared.items() if key not in unknown}
     values = _values(context, shared, where, folder=path.parent)
     name = context.info_name or ""
-    own = table.get(name, {}) if name in commands else {}
-    if not isinstance(own, dict):
-        raise UserError(f"{where}: {name} is {_as_written(own)}: give a table of options of 'advdef {name}'")
+    own = table.get(name, {}) if name in commands and name not in shared else {}
     for key in own:
         if key.replace("_", "-") not in options:
             raise UserError(f"{where}.{name}: unknown key '{key}': {did_you_mean(key.replace('_', '-'), options)}")

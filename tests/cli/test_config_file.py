@@ -82,7 +82,7 @@ def test_a_project_sets_options(compute: Callable[..., Any], tmp_path: Path, mon
     project(tmp_path, "[tool.advdef]\nseed = 9\nstore = 'runs'\n")
     project(
         tmp_path / "a",
-        "[tool.advdef]\nseed = 3\nset = {pgd.steps = 5}\nlist = {}\nfail-under = ['clean_accuracy=0.1']\n"
+        "[tool.advdef]\nseed = 3\nstore = 'r'\nset = {pgd.steps = 5}\nlist = {}\nfail-under = ['clean_accuracy=0.1']\n"
         "[tool.advdef.compute]\neps = [0.1]\nmodel = ['own.py:Mine', 'small-cnn']\ndata-dir = 'data'\n",
     )
     project(inner, "[project]\nname = 'x'\n")
@@ -92,6 +92,7 @@ def test_a_project_sets_options(compute: Callable[..., Any], tmp_path: Path, mon
         "eps": [["0.1", 0.1]],
         "model": [str(tmp_path / "a/own.py:Mine"), "small-cnn"],
         "data_dir": str(tmp_path / "a/data"),
+        "store": str(tmp_path / "a/r"),
     }
 
 
