@@ -26,6 +26,7 @@ NOT_RUN = {
         "75 cells or more; tests/cli/commands runs the suite on a few"
     ),
     r"7d136626f70f": "cells of a store that nobody else has",
+    r"gate\.yaml|--set train\.epochs=10": "test_pipelines.py runs the whole page",
     r"smoothed|bounded|ibp|at\.safetensors .*--eps 0\.01": "tests/cli/commands/test_certify.py certifies such models",
 }
 """Commands that are only parsed, by a pattern, and the reason."""
