@@ -66,35 +66,35 @@ def _gate(
         raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")
     options = {name: value for name, value in keywords.items() if name not in limits}
     attack = attacks.load(attack)() if isinstance(attack, str) else attack
+    norm = options.get("norm") or attack.norms[0]
     if isinstance(dataset, str):
         loaded = advdef.load_dataset(dataset)
         test = advdef.first_examples(loaded.split("test"), n)
-        images, labels, name = test.images, test.labels, dataset
-        norm = options.get("norm") or attack.norms[0]
+        images, labels = test.images, test.labels
         eps = loaded.eps if eps is None and norm == "linf" else eps
     else:
         images, labels = (values[:n] for values in dataset)
-        name = "own-data"
     network = advdef.load_model(model) if isinstance(model, str | Path) else model
     result: Evaluation = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
     row = {
-        "dataset": name,
+        "dataset": dataset if isinstance(dataset, str) else "own-data",
         "model": str(model) if isinstance(model, str | Path) else type(model).__name__,
         "defense": "as given",
         "attack": type(attack).__name__,
-        "norm": options.get("norm") or attack.norms[0],
+        "norm": norm,
         "eps": "" if eps is None else str(eps),
-        "flags": ";".join(result.flags),
-        "forwards": result.forwards,
-        "backwards": result.backwards,
-        "seconds": result.seconds,
-        "n": len(images),
-        **result.summary,
+        **_measured(result),
     }
     broken = _broken(row, limits, fail_on_flag)
     if broken:
         pytest.fail("\n".join(broken), pytrace=False)
     return result
+
+
+def _measured(result: Evaluation) -> dict[str, Any]:
+    """What an evaluation measured, by column."""
+    costs = {name: getattr(result, name) for name in ("forwards", "backwards", "seconds")}
+    return {"flags": ";".join(result.flags), **costs, **result.summary}
 
 
 def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> Sequence[str]:
