@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from robustbench_cli.core.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -58,7 +60,6 @@ def _gate(
     import advdef
     from robustbench_cli.attacks import registry as attacks
     from robustbench_cli.benchmarks.reports.columns import COLUMNS
-    from robustbench_cli.core.errors import UserError
 
     judged = {entry.name for entry in COLUMNS if entry.gate is not None}
     limits = {name: value for name, value in keywords.items() if name in judged}
@@ -70,10 +71,8 @@ def _gate(
     if isinstance(dataset, str):
         loaded = advdef.load_dataset(dataset)
         test = advdef.first_examples(loaded.split("test"), n)
-        images, labels = test.images, test.labels
         eps = loaded.eps if eps is None and norm == "linf" else eps
-    else:
-        images, labels = (values[:n] for values in dataset)
+    images, labels = (test.images, test.labels) if isinstance(dataset, str) else (values[:n] for values in dataset)
     network = advdef.load_model(model) if isinstance(model, str | Path) else model
     result: Evaluation = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
     row = {
@@ -85,8 +84,7 @@ def _gate(
         "eps": "" if eps is None else str(eps),
         **_measured(result),
     }
-    broken = _broken(row, limits, fail_on_flag)
-    if broken:
+    if broken := _broken(row, limits, fail_on_flag):
         pytest.fail("\n".join(broken), pytrace=False)
     return result
 

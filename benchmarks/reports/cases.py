@@ -95,7 +95,7 @@ def gate_cases(
             outcome=outcomes[judgment.outcome],
             message=judgment.reason,
             severity="warning" if informational and judgment.outcome == "failed" else "error",
-            position=requirement.position or (positions and positions.first),
+            position=requirement.position or (None if positions is None else positions.first),
             identity=f"{requirement.label}\x1f{judgment.identity}",
         )
         for judgment in verdict.judgments
@@ -127,7 +127,7 @@ def row_cases(
             outcome=outcome,
             message=reasons[number] if reasons else measured(row),
             flags=_flags(row) if outcome == "passed" else (),
-            position=positions and positions.of_attack(str(row["attack"])),
+            position=None if positions is None else positions.of_attack(str(row["attack"])),
             identity=row_identity(row),
         )
         for number, (_, row) in enumerate(table.iterrows())

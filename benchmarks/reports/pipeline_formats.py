@@ -31,11 +31,13 @@ def junit(cases: Sequence[Case], *, name: str = "advdef report") -> str:
         cases: The cases.
         name: The name of all suites together.
     """
-    root = ET.Element("testsuites", name=name, **_counts(cases))
+    root = ET.Element("testsuites", {"name": name, **_counts(cases)})
     for group in dict.fromkeys(case.group for case in cases):
         members = [case for case in cases if case.group == group]
         title = escaped_for_terminal(group)
-        suite = ET.SubElement(root, "testsuite", name=title, **_counts(members), skipped=_count(members, "skipped"))
+        suite = ET.SubElement(
+            root, "testsuite", {"name": title, **_counts(members), "skipped": _count(members, "skipped")}
+        )
         for case in members:
             message = escaped_for_terminal(case.message)
             element = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(case.name), time="0")

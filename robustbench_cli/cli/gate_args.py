@@ -53,7 +53,7 @@ class Unfinished:
         """
         from robustbench_cli.benchmarks.reports.cases import CELL, Case, row_cases
 
-        position = positions and positions.first
+        position = None if positions is None else positions.first
         cases = [Case("cells", CELL, line, "error", line, position=position, identity=line) for line in self.damaged]
         if self.failed is not None:
             cases += row_cases(self.failed, "error", reasons=self.errors, positions=positions)

@@ -31,8 +31,8 @@ def check(files: tuple[Path, ...]) -> None:
             console.report(f"{path}: {_described(path)}")
         except UserError as error:
             errors.append(error)
-    for error in errors[:-1]:
-        console.error(str(error))
+    for earlier in errors[:-1]:
+        console.error(str(earlier))
     if errors:
         raise errors[-1]
 
