@@ -183,7 +183,11 @@ def _unit_page(kind: str, name: str) -> str:
     """The page of one name: what ``advdef show`` prints, an example, and where to read on."""
     entry = _card(kind, name)
     up = "../" if kind == "training" else "../../"
-    parts = [f"# {name if kind != 'training' else 'Training'}", _text(entry["summary"]), _text(entry["description"])]
+    summary = entry["summary"]
+    if kind == "check":
+        # The line of a legend.
+        summary = f"{summary[0].upper()}{summary[1:]}."
+    parts = [f"# {name if kind != 'training' else 'Training'}", _text(summary), _text(entry["description"])]
     known = {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts(entry).items()
     }

@@ -43,11 +43,13 @@ def reason(words: list[str]) -> str | None:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The command on two images, in one epoch."""
+    """The command on two images, in one epoch, with the smallest budget."""
     small = [SMALLER.get(word, word) for word in words]
     for option, value in (("--n", "2"), ("--epochs", "1")):
         if option in small:
             small[small.index(option) + 1] = value
+    if small[0] == "audit" and "--checkpoint" in small and "--budget" not in small:
+        small += ["--budget", "quick"]
     return small
 
 
