@@ -66,7 +66,22 @@ def make_files(page: Path, folder: Path, advdef: Callable[..., Any]) -> None:
     text = "\n".join(shlex.join(words) for words in COMMANDS[page])
     for store in {"advdef-runs", "STORE", "other-runs"} & {*shlex.split(text)} or {"advdef-runs"}:
         for defense in ("none", "hrs"):
-            ended = advdef("attack", "--defense", defense, "--attack", "pgd", "--attack", "cw-pgd", "--store", store)
+            ended = advdef(
+                *(
+                    "attack",
+                    "--defense",
+                    defense,
+                    "--attack",
+                    "pgd",
+                    "--attack",
+                    "cw-pgd",
+                    "--eps",
+                    "0.05",
+                    "--eps",
+                    "0.15",
+                ),
+                *("--store", store),
+            )
             assert ended.code == 0, ended.err
     theirs = {*re.findall(r"--checkpoint (\w+\.safetensors)", text)} - {*re.findall(r"-o (\S+)", text)}
     for name in theirs:
