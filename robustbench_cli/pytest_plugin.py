@@ -57,7 +57,7 @@ def _gate(
         UserError: There is no limit, or an argument is not allowed.
     """
     # pytest itself must start without torch.
-    import advdef
+    import robustbench_cli as advdef
     from robustbench_cli.attacks import registry as attacks
     from robustbench_cli.benchmarks.reports.columns import COLUMNS
 
