@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_cli.benchmarks.reports import pipeline_formats
+from robustbench_cli.benchmarks.reports import hub, pipeline_formats
 from robustbench_cli.benchmarks.reports.cases import Case
 from robustbench_cli.benchmarks.reports.latex import latex_table
 from robustbench_cli.benchmarks.reports.markdown import markdown_report
@@ -99,6 +99,18 @@ def _html_of_content(content: PageContent, cases: Sequence[Case]) -> str:
     return page(replace(content, gates=pipeline_formats.marks(cases)))
 
 
+def _evidence(table: pd.DataFrame, cases: Sequence[Case]) -> str:
+    from robustbench_cli.benchmarks.reports.html.content import PageContent
+
+    return _evidence_of_content(PageContent(table=table), cases)
+
+
+def _evidence_of_content(content: PageContent, cases: Sequence[Case]) -> str:
+    from robustbench_cli.benchmarks.reports.evidence.statement import evidence
+
+    return evidence(content, cases)
+
+
 FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), _csv, any_table=True, write_columns=lambda table, names: _csv(table[[*names]])),
     Format("json", (".json",), _json, any_table=True, write_columns=lambda table, names: _json(table[[*names]])),
@@ -108,6 +120,9 @@ FORMATS: tuple[Format, ...] = (
     Format("junit", (".xml",), lambda _, cases: pipeline_formats.junit(cases), takes_cases=True),
     Format("github", (), lambda _, cases: pipeline_formats.github(cases), takes_cases=True),
     Format("sarif", (".sarif",), lambda _, cases: pipeline_formats.sarif(cases), takes_cases=True),
+    Format("evidence", (".evidence.json",), _evidence, takes_cases=True, write_content=_evidence_of_content),
+    Format("model-index", (".model-index.yaml",), hub.model_index),
+    Format("eval-results", (".eval-results.yaml",), hub.eval_results),
 )
 """The formats of files; the drawing for a terminal is the command line's."""
 
@@ -177,7 +192,10 @@ def format_of_file(path: Path, *, any_table: bool = False) -> str:
         UserError: No possible format has the ending.
     """
     endings = file_endings(any_table=any_table)
+    name = path.name.lower()
+    # The longest ending: a.evidence.json is no table in JSON.
+    ending = max((ending for ending in endings if name.endswith(ending) and name != ending), key=len, default=None)
     for entry in FORMATS:
-        if path.suffix.lower() in endings and path.suffix.lower() in entry.endings:
+        if ending in entry.endings:
             return entry.name
     raise UserError(f"-o {path}: the ending selects the format: give one of {', '.join(endings)}")

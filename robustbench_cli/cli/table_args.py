@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TableArgs", "table_options"]
 
-_FOR_MACHINES = {"csv", "json", "junit", "github", "sarif"}
+_FOR_MACHINES = {"csv", "json", "junit", "github", "sarif", "evidence", "model-index", "eval-results"}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Judged(Protocol):
         """The verdict, and what limits it."""
 
     @property
+    def budget(self) -> str | None:
+        """The budget of the checks in the model; ``None`` where it was not run."""
+
+    @property
     def findings(self) -> Sequence[Finding]:
         """The findings, the severest first."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,8 @@ def test_an_ending_without_a_format_is_a_user_error(path: str, any_table: bool, 
     with pytest.raises(UserError, match=f"^-o {path}: the ending selects the format: give one of {right}$"):
         format_of_file(Path(path), any_table=any_table)
     assert format_of_file(Path("A.CSV")) == "csv"
+    assert format_of_file(Path("A.Evidence.json")) == "evidence"
+    assert format_of_file(Path("evidence.json")) == "json"
 
 
 def test_columns_of_files_are_those_that_the_user_chose() -> None:
@@ -190,6 +193,13 @@ def structure_of_latex(text: str) -> Any:
     return [len(re.findall(r"(?<!\\)(?:\\\\)*&", line)) for line in text.splitlines()]
 
 
+def shape(value: Any) -> Any:
+    """The keys of all objects and the lengths of all lists."""
+    if isinstance(value, dict):
+        return {key: shape(entry) for key, entry in value.items()}
+    return [shape(entry) for entry in value] if isinstance(value, list) else type(value)
+
+
 STRUCTURES: dict[str, Callable[[str], Any]] = {
     "csv": structure_of_csv,
     "json": lambda text: [list(row) for row in json.loads(text)],
@@ -200,6 +210,9 @@ STRUCTURES: dict[str, Callable[[str], Any]] = {
     # How many badges and labels there are follows from the lengths of names, and from how many flags a text has.
     "html": lambda text: {*Tags(text).found},
     "latex": structure_of_latex,
+    "evidence": lambda text: shape(json.loads(text)),
+    "model-index": lambda text: shape(yaml.safe_load(text)),
+    "eval-results": lambda text: shape(yaml.safe_load(text)),
 }
 """What a name cannot change in a file, by format; of any other format, its number of lines."""
 
@@ -211,6 +224,8 @@ def test_a_hostile_name_is_only_text_in_every_format(name: str) -> None:
 
     def written(text: str) -> str:
         rows, cases = hostile_report(text)
+        if name == "eval-results":
+            rows["dataset"] = "mnist"
         content = as_text(rows, name, cases=lambda: cases)
         assert all(character in "\n\t" or character.isprintable() for character in content)
         content.encode()
