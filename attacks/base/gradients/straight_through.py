@@ -20,13 +20,16 @@ from robustbench_cli.attacks.base.models.user_code import code_of, replaced_name
 __all__ = ["StraightThrough"]
 
 _STEPS = frozenset(
-    getattr(place, name)
+    getattr(namespace, name)
     for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")
-    for place in (torch, Tensor)
+    for namespace in (torch, Tensor)
 )
-_CUTS = frozenset({Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__})  # type: ignore[attr-defined]
+_FLOOR_DIVISIONS = frozenset({torch.floor_divide, Tensor.floor_divide, Tensor.__floordiv__})
+_CUTS = frozenset(
+    {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__, Tensor.register_hook}  # type: ignore[attr-defined]
+)
 _COMPARISONS = frozenset(
-    getattr(place, name) for name in ("gt", "ge", "lt", "le") for place in (torch, Tensor)
+    getattr(namespace, name) for name in ("gt", "ge", "lt", "le") for namespace in (torch, Tensor)
 ) | frozenset({Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__})
 _LESS = frozenset({torch.lt, torch.le, Tensor.lt, Tensor.le, Tensor.__lt__, Tensor.__le__})
 _CASTS = frozenset(
@@ -36,6 +39,7 @@ _CASTS = frozenset(
         *("byte", "char", "short", "int", "long"),
     )
 )
+_AND = frozenset({torch.bitwise_and, Tensor.bitwise_and, Tensor.__and__})
 _CHOICES = frozenset({torch.argmax, Tensor.argmax})
 _ONE_HOT = torch.nn.functional.one_hot
 _LEAVES_TORCH = frozenset({Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__})
@@ -52,10 +56,12 @@ def _filled(values: Any, share: Any, value: Any) -> Tensor:
     return _chosen(share, value, values)
 
 
-_ON_SHARES: dict[Callable[..., Any], Callable[..., Any]] = {
-    **dict.fromkeys((torch.logical_and, Tensor.logical_and, Tensor.__and__), torch.mul),
+_ON_APPROXIMATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys({torch.logical_and, Tensor.logical_and} | _AND, torch.mul),
     **dict.fromkeys((torch.logical_or, Tensor.logical_or, Tensor.__or__), torch.maximum),
     **dict.fromkeys((torch.logical_not, Tensor.logical_not, Tensor.__invert__), lambda share: 1 - share),
+    Tensor.__rshift__: lambda value, bits: value / 2**bits,
+    Tensor.__lshift__: lambda value, bits: value * 2**bits,
     torch.where: _chosen,
     Tensor.where: lambda first, share, second: _chosen(share, first, second),
     **dict.fromkeys((torch.masked_fill, Tensor.masked_fill), _filled),
@@ -90,8 +96,8 @@ class StraightThrough(nn.Module):
     - ``detach``, ``no_grad``, hooks of tensors and the ``backward`` of a custom function do nothing.
     - An array that leaves torch and comes back in the same shape has the derivative of the identity.
 
-    The gradient of integers in an index, of single numbers that leave torch (``item``), of arrays that come back in another shape, and
-    of a custom function whose ``apply`` is stored in a container or a closure stays cut.
+    The gradient stays cut at integers in an index, at masks in an operation in place, at single numbers that leave torch (``item``), at
+    arrays that come back in another shape, and at a custom function whose ``apply`` is stored in a container or a closure.
 
     Source: Bengio, Léonard, Courville: Estimating or Propagating Gradients Through Stochastic Neurons. arXiv 1308.3432;
     Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1 (BPDA).
@@ -116,11 +122,11 @@ class StraightThrough(nn.Module):
         super().__init__()
         self.model = model
         self.replaced = 0
-        self._places = [*code_of(model), *model.modules()]
+        self._namespaces = [*code_of(model), *model.modules()]
 
     def forward(self, images: Tensor) -> Any:
         mode = _StraightThroughMode()
-        with mode, _custom_functions_differentiated(mode, self._places), _arrays_followed(mode):
+        with mode, _replaced_functions(mode, self._namespaces):
             logits = self.model(images)
         self.replaced += mode.replaced
         return logits
@@ -142,21 +148,23 @@ class _StraightThroughMode(TorchFunctionMode):
         if func is _SET_GRAD_ENABLED:
             return self._set_grad_enabled(*args)
         if func in _ENTERS_TORCH:
-            return self.entered(args[0], func(*args, **kwargs))
+            return self.entered(_argument(args, kwargs, 0, "data"), func(*args, **kwargs))
         first = _argument(args, kwargs, 0, "input")
         if func in _LEAVES_TORCH:
             return self._leave(func, first, args, kwargs)
-        soft_args, soft_kwargs = tree_map(_soft, args), tree_map(_soft, kwargs)
-        leaves = zip(tree_leaves((args, kwargs)), tree_leaves((soft_args, soft_kwargs)), strict=True)
-        is_soft = any(given is not soft for given, soft in leaves)
-        soft_first = _argument(soft_args, soft_kwargs, 0, "input")
-        other = _argument(soft_args, soft_kwargs, 1, "other") if func in _COMPARISONS else None
-        if any(isinstance(value, Tensor) and value.requires_grad for value in (soft_first, other)):
-            replaced = self._replaced(func, soft_first, other, args, kwargs)
-            if replaced is not None:
-                return replaced
+        if func in _CUTS and _soft(first).requires_grad:
+            return self._uncut(func, first)
         result = func(*args, **kwargs)
-        return self._softened(func, result, soft_args, soft_kwargs) if is_soft else result
+        inputs = tree_leaves((args, kwargs))
+        # An operation in place returns its input, or nothing: a second call would change it again.
+        if not isinstance(result, Tensor) or any(result is value for value in inputs):
+            return result
+        is_soft = any(_soft(value) is not value for value in inputs)
+        args, kwargs = tree_map(_soft, (args, kwargs))
+        smooth = _approximation(func, result, args, kwargs)
+        if smooth is None and is_soft:
+            smooth = _on_approximations(func, result, args, kwargs)
+        return result if smooth is None or not smooth.requires_grad else self._attached(smooth, result)
 
     def _leave(self, func: Callable[..., Any], first: Tensor, args: Sequence[Any], kwargs: Any) -> Any:
         """The array of a tensor, which is remembered by its shape if it depends on the input."""
@@ -174,37 +182,13 @@ class _StraightThroughMode(TorchFunctionMode):
             self._latest[shape] = left.popleft()
         return self._attached(self._latest[shape], tensor)
 
-    def _replaced(self, func: Callable[..., Any], first: Any, other: Any, args: Sequence[Any], kwargs: Any) -> Any:
-        """The result of an operation that cuts the gradient; ``None`` for one that does not."""
-        if func in _CUTS:
-            self.replaced += 1
-            return first.view_as(first)
+    def _uncut(self, func: Callable[..., Any], first: Tensor) -> Any:
+        """What an operation that cuts the gradient returns, without the cut."""
+        self.replaced += 1
         if func is Tensor.register_hook:
-            self.replaced += 1
             return RemovableHandle(OrderedDict())
-        if func in _STEPS:
-            return self._attached(first, func(*args, **kwargs))
-        if func in _CASTS or func in _COMPARISONS or func in _CHOICES:
-            result = func(*args, **kwargs)
-            if func in _COMPARISONS:
-                return self._attached(
-                    torch.sigmoid((other - first if func in _LESS else first - other) / _WIDTH), result
-                )
-            if func in _CASTS:
-                return None if result.is_floating_point() else self._attached(first, result)
-            dim = _argument(args, kwargs, 1, "dim")
-            return result if dim is None else self._attached(first.softmax(dim), result)
-        return None
-
-    def _softened(self, func: Callable[..., Any], result: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation on masks or integers, with the derivative of the same on their approximations."""
-        try:
-            smooth = _ON_SHARES.get(func, func)(*args, **kwargs)
-        # A float is no index, and some operations take no floats.
-        except (RuntimeError, TypeError, IndexError, ValueError):
-            return result
-        is_same = isinstance(smooth, Tensor) and isinstance(result, Tensor) and smooth.shape == result.shape
-        return self._attached(smooth, result) if is_same else result
+        same = first.view_as(first)
+        return same if _soft(first) is first else self._attached(_soft(first), same)
 
     def _attached(self, smooth: Tensor, result: Tensor) -> Tensor:
         """A result with the derivative of a differentiable approximation; bools and integers hold it until they are cast."""
@@ -224,51 +208,84 @@ class _StraightThroughMode(TorchFunctionMode):
 
 
 @contextmanager
-def _custom_functions_differentiated(mode: _StraightThroughMode, places: Sequence[object]) -> Iterator[None]:
-    """Differentiates what the forward passes of custom functions compute, in place of their backward passes.
+def _replaced_functions(mode: _StraightThroughMode, namespaces: Sequence[object]) -> Iterator[None]:
+    """Replaces functions that a mode does not see.
+
+    - Custom functions differentiate what their forward pass computes, in place of their backward pass.
+    - ``torch.from_numpy`` follows arrays.
 
     Args:
-        mode: Counts them.
-        places: Where the ``apply`` of a function may have been stored under another name.
+        mode: Counts and follows them.
+        namespaces: Where these functions may have other names.
     """
-    usual = vars(torch.autograd.Function)["apply"]
+    usual_apply, usual_from_numpy = vars(torch.autograd.Function)["apply"], torch.from_numpy
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return usual.__get__(None, cls)(*args, **kwargs)
+            return usual_apply.__get__(None, cls)(*args, **kwargs)
         mode.replaced += 1
         if cls.setup_context is not _NO_SETUP:
             return cls.forward(*args, **kwargs)
         return cls.forward(_Context(), *args, **kwargs)
 
-    def stored(value: Any) -> Any:
-        cls = getattr(value, "__self__", None)
-        if isinstance(cls, type) and issubclass(cls, torch.autograd.Function) and value == cls.apply:
-            return partial(apply, cls)
-        return value
-
-    with replaced_names(places, stored):
-        torch.autograd.Function.apply = classmethod(apply)
-        try:
-            yield
-        finally:
-            torch.autograd.Function.apply = usual
-
-
-@contextmanager
-def _arrays_followed(mode: _StraightThroughMode) -> Iterator[None]:
-    """Tells a mode of arrays that ``torch.from_numpy`` takes, which torch does not."""
-    usual = torch.from_numpy
-
     def from_numpy(ndarray: Any) -> Tensor:
         with _NO_MODE():
-            return mode.entered(ndarray, usual(ndarray))
+            return mode.entered(ndarray, usual_from_numpy(ndarray))
 
-    torch.from_numpy = from_numpy
-    try:
+    def replacement(value: Any) -> Any:
+        if value is usual_apply:
+            return classmethod(apply)
+        if value is usual_from_numpy:
+            return from_numpy
+        cls = getattr(value, "__self__", None)
+        is_apply = isinstance(cls, type) and issubclass(cls, torch.autograd.Function) and value == cls.apply
+        return partial(apply, cls) if is_apply else value
+
+    # The base class comes last: until then, its apply is what the other names stand for.
+    with replaced_names([*namespaces, torch, torch.autograd.Function], replacement):
         yield
-    finally:
-        torch.from_numpy = usual
+
+
+def _approximation(
+    func: Callable[..., Any], result: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """A differentiable approximation of an operation that has no gradient of its own; ``None`` for any other operation.
+
+    Args:
+        func: The operation.
+        result: Its result.
+        args: Its arguments, in which differentiable approximations replace masks and integers.
+        kwargs: Likewise.
+    """
+    first, other = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "other")
+    is_cast_or_bit_mask = func in _CASTS or (func in _AND and result.dtype != torch.bool)
+    if func in _STEPS or (is_cast_or_bit_mask and not result.is_floating_point()):
+        return first  # type: ignore[no-any-return]
+    if func in _FLOOR_DIVISIONS:
+        return torch.true_divide(first, other)
+    if func in _COMPARISONS:
+        return torch.sigmoid((other - first if func in _LESS else first - other) / _WIDTH)
+    dim = _argument(args, kwargs, 1, "dim")
+    return first.softmax(dim) if func in _CHOICES and dim is not None and first.is_floating_point() else None
+
+
+def _on_approximations(
+    func: Callable[..., Any], result: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The same operation on the approximations of masks and integers; ``None`` where it does not take them.
+
+    Args:
+        func: See :func:`_approximation`; also the others.
+        result: Has the expected shape.
+        args: They hold the approximations.
+        kwargs: Likewise.
+    """
+    try:
+        smooth = _ON_APPROXIMATIONS.get(func, func)(*args, **kwargs)
+    # A float is no index, and some operations take no floats.
+    except (RuntimeError, TypeError, IndexError, ValueError):
+        return None
+    return smooth if isinstance(smooth, Tensor) and smooth.shape == result.shape else None
 
 
 def _soft(value: Any) -> Any:

@@ -75,6 +75,18 @@ def hooked(values: Tensor) -> Tensor:
     return outputs
 
 
+def multiplied_in_place(values: Tensor) -> Tensor:
+    outputs = 3 * values
+    outputs *= values >= 0.5
+    return outputs
+
+
+def copied_in_place(values: Tensor) -> Tensor:
+    outputs = 3 * values
+    outputs[0] = values[0] < 0.5
+    return outputs
+
+
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "round": (lambda values: (3 * values).round() / 3, 1),
     "sign": (lambda values: values.sign(), 1),
@@ -97,7 +109,11 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "not": (lambda values: (~(values >= 0.5)).float(), -2.5),
     "moved": (lambda values: (values >= 0.5)[None].flip(1).squeeze(0).float(), 2.5),
     "whole": (lambda values: (4 * values).int() / 4, 1),
+    "detached_mask": (lambda values: (values >= 0.5).detach().float(), 2.5),
+    "floor_division": (lambda values: values // 0.25, 4),
+    "bits": (lambda values: (((4 * values).int() >> 1 << 1) & 6) / 4, 1),
     "numpy": (through_numpy, 1),
+    "named_array": (lambda values: torch.tensor(data=values.detach().numpy()), 1),
     "bytes": (through_bytes, 1),
     "hook": (hooked, 3),
     "bound": (lambda values: reversed_values(values), 2),
