@@ -39,7 +39,7 @@ _CASTS = frozenset(
         *("byte", "char", "short", "int", "long"),
     )
 )
-_AND = frozenset({torch.bitwise_and, Tensor.bitwise_and, Tensor.__and__})
+_AND: frozenset[Callable[..., Any]] = frozenset({torch.bitwise_and, Tensor.bitwise_and, Tensor.__and__})
 _CHOICES = frozenset({torch.argmax, Tensor.argmax})
 _ONE_HOT = torch.nn.functional.one_hot
 _LEAVES_TORCH = frozenset({Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__})
@@ -57,7 +57,7 @@ def _filled(values: Any, share: Any, value: Any) -> Tensor:
 
 
 _ON_APPROXIMATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    **dict.fromkeys({torch.logical_and, Tensor.logical_and} | _AND, torch.mul),
+    **dict.fromkeys((torch.logical_and, Tensor.logical_and, *_AND), torch.mul),
     **dict.fromkeys((torch.logical_or, Tensor.logical_or, Tensor.__or__), torch.maximum),
     **dict.fromkeys((torch.logical_not, Tensor.logical_not, Tensor.__invert__), lambda share: 1 - share),
     Tensor.__rshift__: lambda value, bits: value / 2**bits,
