@@ -172,9 +172,10 @@ class Candidates:
         self.failed = (predictions == NO_NUMBER).any(0)
 
     @property
-    def left(self) -> Tensor:
-        """``(N,)``: whether the clean image and the perturbed image of the latest target are classified correctly in every draw."""
-        return ((self._clean["clean"] == self._labels) & (self._per_target["perturbed"][-1] == self._labels)).all(0)
+    def unbroken(self) -> Tensor:
+        """``(N,)``: whether the clean image and the perturbed images of all targets so far are classified correctly in every draw."""
+        predictions = torch.stack([self._clean["clean"], *self._per_target["perturbed"]])
+        return (predictions == self._labels).all(0).all(0)
 
     def add(self, perturbed: Tensor) -> None:
         """Scores the perturbed images ``(N, C, H, W)`` of the next target."""

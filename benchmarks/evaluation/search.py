@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class AttackSearch:
             candidates=candidates,
             left_the_ball=run.left_the_ball,
             no_gradients=run.no_gradients,
-            silent_successes=run.silent_successes,
+            silent_successes=int(run.lost.sum()),
             scorer=self.scorer,
             fresh=self.fresh,
         )
@@ -127,7 +128,7 @@ class AttackSearch:
             rounded=None if self.setup.single_draw else rounded,
             minimal_norm=attack.minimal_norm,
         )
-        run = _Run()
+        run = _Run(lost=torch.zeros_like(labels, dtype=torch.bool))
         for number, goal in enumerate(targets if len(targets) else labels[None]):
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
             seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
@@ -149,11 +150,13 @@ class AttackSearch:
             # The comparison is false for NaN.
             run.left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
             candidates.add(reset_outside(inside, images, threat))
-            lost = successes.found & candidates.left
+            lost = successes.found & candidates.unbroken
             if bool(lost.any()):
                 points = project_exactly(successes.points, images, search_threat)[lost]
                 predictions, _ = self.scorer(points, labels[lost], indices[lost], number + 1)
-                run.silent_successes += int((predictions != labels[lost]).all(0).sum())
+                run.lost[lost] |= (predictions != labels[lost]).all(0)
+        # The attack may have broken them towards a later target.
+        run.lost &= candidates.unbroken
         return candidates, run
 
     @property
@@ -165,11 +168,15 @@ class AttackSearch:
 
 @dataclass
 class _Run:
-    """What happened in the runs of an attack on one batch; see :class:`~.moments.AttackedBatch`."""
+    """What happened in the runs of an attack on one batch of N images; see :class:`~.moments.AttackedBatch`.
 
+    Attributes:
+        lost: ``(N,)`` bool, the images with a silent success.
+    """
+
+    lost: Tensor
     left_the_ball: bool = False
     no_gradients: bool = False
-    silent_successes: int = 0
 
 
 def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:

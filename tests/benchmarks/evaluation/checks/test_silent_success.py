@@ -65,6 +65,27 @@ def test_a_success_that_is_not_returned_is_flagged(points: tuple[float, ...], co
     assert found.summary["robust_accuracy"] == (0 if points[-1] == 0.43 else 1)
 
 
+@pytest.mark.parametrize(("lost", "raised"), [((1,), False), ((2,), False), ((1, 2), True)])
+def test_a_success_that_another_target_returns_is_not_lost(lost: tuple[int, ...], raised: bool) -> None:
+    """The row counts the worst image of all targets."""
+
+    class Valleys(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            pixel = images.flatten(1)[:, 0]
+            return torch.stack([0 * pixel, 0.01 - (pixel - 0.43).abs(), 0.01 - (pixel - 0.57).abs()], 1)
+
+    class Losing(FixedRadiusAttack):
+        norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+
+        def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+            success = torch.full_like(images, 0.43 if labels[0] == 1 else 0.57)
+            source.logits(success)
+            return images + 0.03 if int(labels[0]) in lost else success
+
+    found = evaluate(Valleys(), IMAGES, LABELS, attack=Losing(), eps=0.1, targeted="all")
+    assert ("silent-success" in found.flags) == raised
+
+
 def test_a_success_outside_of_the_ball_is_none() -> None:
     """At a radius of 0.05."""
     assert "silent-success" not in evaluated(Passing(points=(0.43, 0.46)), eps=0.05).flags
