@@ -31,6 +31,7 @@ _IMAGES, _RANDOM = 32, 4
 """The most images, and the random points of each ball."""
 
 _FEWEST = 8
+"""The fewest steepnesses that have a median."""
 
 
 class FlatLoss(Check):
@@ -96,9 +97,7 @@ def steepness(probe: ModelProbe, rows: Tensor) -> Tensor:
         ``(m,)``: of the images for which there is another class.
     """
     classes = model_logits(probe.measured, probe.images[rows]).argmax(1)
-    # The next image of another class.
-    others = torch.stack([classes.roll(-shift) != classes for shift in range(1, len(rows))]).int().argmax(0) + 1
-    partners = (torch.arange(len(rows), device=rows.device) + others) % len(rows)
+    partners = _next_of_another_class(classes)
     paired = classes[partners] != classes
     rows, other_rows = rows[paired], rows[partners[paired]]
     if not len(rows):
@@ -121,3 +120,10 @@ def steepness(probe: ModelProbe, rows: Tensor) -> Tensor:
     moves += [random_in_ball(images, threat, probe.random(rows, f"flat loss {point}")) for point in range(_RANDOM)]
     fastest = torch.stack([slope(project(images + move, images, threat)) for move in moves]).amax(0)
     return fastest / slope(probe.images[other_rows])
+
+
+def _next_of_another_class(classes: Tensor) -> Tensor:
+    """``(n,)``, for each image the number of the next one of another class, in a circle; any number where there is none."""
+    numbers = torch.arange(len(classes), device=classes.device)
+    is_other = torch.stack([classes.roll(-shift) != classes for shift in range(len(classes))])
+    return (numbers + is_other.int().argmax(0)) % len(classes)

@@ -54,10 +54,11 @@ def test_a_linear_model_is_at_least_as_steep_as_the_way(make_probe: MakeProbe, n
     assert CHECK.finding_in_model(probe) is None
 
 
-def test_one_class_has_no_way_to_another(make_probe: MakeProbe) -> None:
+@pytest.mark.parametrize("count", [1, 16])
+def test_one_class_has_no_way_to_another(make_probe: MakeProbe, count: int) -> None:
     """The check is left out."""
     with pytest.raises(UndecidedError, match="0 images have finite logits and a partner"):
-        CHECK.finding_in_model(make_probe(Steps(1.0), torch.full((16, 1, 1, 1), 0.8)))
+        CHECK.finding_in_model(make_probe(Steps(1.0), torch.full((count, 1, 1, 1), 0.8)))
 
 
 def test_logits_of_nan_are_the_concern_of_another_check(make_probe: MakeProbe) -> None:
