@@ -95,15 +95,18 @@ def _junit(groups: Sequence[AuditedRows]) -> str:
     return pipeline_formats.junit(_cases(groups), name="advdef audit")
 
 
+def _with_groups(groups: Sequence[AuditedRows]) -> list[Case]:
+    """The cases for formats without groups: the name of each has the group's title."""
+    return [replace(case, name=f"{case.group}: {case.name}") for case in _cases(groups)]
+
+
 def _github(groups: Sequence[AuditedRows]) -> str:
-    """Annotations of the findings: GitHub shows ten of each kind, so that what was left out has none."""
-    named = [replace(case, name=f"{case.group}: {case.name}") for case in _cases(groups) if case.outcome != "skipped"]
-    return pipeline_formats.github(named)
+    """Annotations of the findings. GitHub shows ten of each kind, so checks that were left out get none."""
+    return pipeline_formats.github([case for case in _with_groups(groups) if case.outcome != "skipped"])
 
 
 def _sarif(groups: Sequence[AuditedRows]) -> str:
-    named = [replace(case, name=f"{case.group}: {case.name}") for case in _cases(groups)]
-    return pipeline_formats.sarif(named)
+    return pipeline_formats.sarif(_with_groups(groups))
 
 
 FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {

@@ -155,9 +155,9 @@ def _findings_in_rows(group: RowGroup, of_rows: Iterable[Check]) -> list[Finding
 
 
 def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup:
-    """The flags of a report that are not of one row alone: what audits of a model raised, and what the checks find in its rows.
+    """The flags of a report that no row has alone: what audits of a model raised, and what the checks find in its rows.
 
-    Checks that only advise (:attr:`~.check.Check.advises`) raise no flag. Contradicted certificates are in another place; see
+    Checks that only advise (:attr:`~.check.Check.advises`) raise no flag. Contradicted certificates are flagged by
     :func:`~.certified_columns.add_certified_columns`.
 
     Args:
@@ -172,8 +172,8 @@ def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup
 
     def flags(threats: Sequence[tuple[Sequence[Result], Outcomes, Outcomes]]) -> tuple[str, ...]:
         pairs = [
-            (result, attacks.of_attack(number))
-            for results, attacks, _ in threats
+            (result, stacked.of_attack(number))
+            for results, stacked, _ in threats
             for number, result in enumerate(results)
         ]
         newest = latest([*{record.id: record for result, _ in pairs for record in of_cell(result.cell)}.values()])

@@ -36,7 +36,7 @@ _INTEGERS = frozenset({"labels", "targets", "clean", "perturbed"})
 _MOST_CLASSES = 2**20
 
 _CACHED = ("clean_right", "_worst", "worst_right", "right_shares")
-"""The cached properties of outcomes, whose first dimension is the attacks where these are stacked."""
+"""The cached properties whose first dimension is the attacks in stacked outcomes. The outcomes of one attack take them over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +188,7 @@ class Outcomes:
             number: Its index among them.
         """
         outcomes = replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
-        # What is known of all attacks is known of one.
-        known = {name: self.__dict__[name][number] for name in _CACHED if name in self.__dict__}
-        outcomes.__dict__.update(known)
+        vars(outcomes).update({name: vars(self)[name][number] for name in _CACHED if name in vars(self)})
         return outcomes
 
     def worst_attack(self, *, nearest: bool = False) -> Outcomes:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.clock import clock_from
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity, UndecidedError
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import changed_rows, logits_differ, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["DependsOnClock"]
@@ -42,13 +40,13 @@ _LATER = {
 
 
 class DependsOnClock(Check):
-    """The images pass with the same seed while Python's clocks show other times."""
+    """Passes at the same seed while Python's clocks show other times."""
 
     text: ClassVar[str] = "the model gives different logits at another time, although seed and images are the same"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "The logits of one of the first 8 images change, beyond rounding, if Python's clocks show a time that is between a "
-        "nanosecond and a year later. With the clocks set back to the same time, they must not change. Clocks outside of the modules "
+        "nanosecond and a year later. With the clocks set back, they must be the first ones again. Clocks outside of the modules "
         "time and datetime are not seen."
     )
     why: ClassVar[str] = (
@@ -56,7 +54,7 @@ class DependsOnClock(Check):
         "or use what is common to all times."
     )
     remedy: ClassVar[str] = (
-        "Remove the clock, or draw with torch's generator inside forward and attack the expectation."
+        "Remove the clock. For a random model, draw with torch's generator inside forward, and attack the expectation."
     )
     source: ClassVar[str] = (
         "Own test; Carlini, Athalye, Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705 (the attack must see "
@@ -68,9 +66,9 @@ class DependsOnClock(Check):
         now = time.time_ns()
         first = _logits(probe, now)
         for text, later in _LATER.items():
-            changed = _changed(first, _logits(probe, now + later))
+            changed = int(changed_rows(first, _logits(probe, now + later)).sum())
             # Ten passes, since a counter or another generator may come back to the same answer by chance.
-            if changed and any(_changed(first, _logits(probe, now)) for _ in range(_REPEATS)):
+            if changed and any(logits_differ(first, _logits(probe, now)) for _ in range(_REPEATS)):
                 raise UndecidedError("the logits change from pass to pass while the clock shows the same time")
             if changed:
                 return self.finding(
@@ -89,9 +87,3 @@ def _logits(probe: ModelProbe, nanoseconds: int) -> Tensor:
     """``(N, K)``: the logits of the first images at a time, at the draws of one seed."""
     with clock_from(nanoseconds, probe.model):
         return model_logits(probe.measured, probe.images[:_CHECKED])
-
-
-def _changed(first: Tensor, second: Tensor) -> int:
-    """The number of rows that differ by more than rounding; masked classes, at infinity, are equal."""
-    change = torch.where(first == second, 0, (first - second).abs()).max(1).values
-    return int((change > 2 * rounding(first)).sum())

@@ -21,7 +21,7 @@ reversed gradient 0.
 class FallingLoss(Check):
     """With step sizes that fall to 0, gradient ascent ends near the highest loss of its path."""
 
-    text: ClassVar[str] = "the loss of PGD falls on the way: its steps do not lead where the gradient says"
+    text: ClassVar[str] = "the loss of PGD ends low: its steps do not raise it as the gradient promises"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "On images that the baseline PGD does not break, the cross-entropy of the last iterate, between the lowest (0) and the highest "
@@ -30,7 +30,7 @@ class FallingLoss(Check):
     )
     why: ClassVar[str] = (
         "Each step goes where the gradient says that the loss rises. If it ends low, the gradient misleads: it is that of "
-        "another function, shattered, or noisy. The images that are left may be no strong ones."
+        "another function, shattered, or noisy. The unbroken images may not be robust."
     )
     remedy: ClassVar[str] = (
         "Follow the gradient of a smooth approximation (BPDA) or of another loss; use attacks by scores: --suite standard."
@@ -47,14 +47,12 @@ class FallingLoss(Check):
             return None
         if path.sampled:
             raise UndecidedError("each step has its own sample of draws, which moves the loss too")
-        changing = path.losses.amax(0) > path.losses.amin(0)
-        if not bool(changing.any()):
-            return None
-        height = float(path.heights(path.losses[-1])[changing].mean())
+        height = float(path.heights(path.losses[-1])[path.changing].mean())
+        # The mean over no image is NaN.
         if not height < _LEAST:
             return None
         return self.finding(
             f"the loss of {probe.baseline_name} ends at {height:.2f} of the way from the lowest to the highest of its path, on "
-            f"{int(changing.sum())} unbroken images",
+            f"{int(path.changing.sum())} unbroken images",
             height=height,
         )

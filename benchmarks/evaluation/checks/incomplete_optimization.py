@@ -46,12 +46,12 @@ class IncompleteOptimization(Check):
             return None
         last = max(1, (len(path.losses) - 1) // 4)
         gains = 1 - path.heights(path.losses[:-last].amax(0))
-        changing = path.losses.amax(0) > path.losses.amin(0)
-        gain = float(gains[changing].mean()) if bool(changing.any()) else 0.0
+        gain = float(gains[path.changing].mean())
+        # The mean over no image is NaN.
         if not gain > _MOST:
             return None
         return self.finding(
-            f"the last {last} steps of {probe.baseline_name} bring {gain:.2f} of the rise of the loss, on {int(changing.sum())} unbroken "
-            "images",
+            f"the last {last} steps of {probe.baseline_name} bring {gain:.2f} of the rise of the loss, on "
+            f"{int(path.changing.sum())} unbroken images",
             gain=gain,
         )

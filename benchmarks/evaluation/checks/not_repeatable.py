@@ -8,7 +8,7 @@ import torch
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import changed_rows, is_repeatable, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import EvaluatedModels
 
@@ -31,7 +31,7 @@ class NotRepeatable(Check):
     )
     why: ClassVar[str] = (
         "The draws come from another generator (NumPy, random), from a clock or from a counter of passes. Attacks cannot repeat "
-        "them, they need not be independent across the rows of a batch, and the figures cannot be reproduced."
+        "them. They need not be independent across the rows of a batch."
     )
     remedy: ClassVar[str] = (
         "Draw with torch's generator inside forward. An audit of the model tells whether the clock is the reason (depends-on-clock)."
@@ -50,7 +50,7 @@ class NotRepeatable(Check):
             return None
         images = probe.images[:_COUNTED]
         first, *others = (model_logits(probe.measured, images) for _ in range(_PASSES))
-        changed = int(torch.stack([first != other for other in others]).any(2).any(0).sum())
+        changed = int(torch.stack([changed_rows(first, other) for other in others]).any(0).sum())
         return self.finding(
             f"in {_PASSES} passes the logits of {changed} of {len(images)} images changed, although seed and images are the same",
             changed=changed,

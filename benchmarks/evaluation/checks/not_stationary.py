@@ -34,9 +34,9 @@ class NotStationary(Check):
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "At the last iterates of the baseline PGD on images that it does not break, the first-order stationary condition (FOSC) is on "
-        "average more than a quarter of its value at the image itself. It is the largest gain inside the ball and the box that the gradient g "
-        "at the iterate x predicts: eps |g|_1 - <x - x0, g> in linf, and eps |g|_2 - <x - x0, g> in l2."
+        "At the last iterates x of the baseline PGD on images that it does not break, the first-order stationary condition (FOSC) is on "
+        "average more than a quarter of its value at the image x0 itself. It is the largest gain inside the ball and the box that the "
+        "gradient g at x predicts: without the box eps |g|_1 - <x - x0, g> in linf, and eps |g|_2 - <x - x0, g> in l2."
     )
     why: ClassVar[str] = (
         "An attack that converged is at a maximum, where the condition is 0. Where it is large, the gradient turns from step "

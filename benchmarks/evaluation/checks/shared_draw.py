@@ -22,10 +22,10 @@ from robustbench_cli.benchmarks.evaluation.checks.base.moments import EvaluatedM
 __all__ = ["SharedDraw", "shares_draws"]
 
 _IMAGES, _PASSES = 4, 20
-"""The images of a pass, each of which stands twice in it, and the passes."""
+"""The images of a pass, which holds two copies of each, and the number of passes."""
 
 _PERMUTATIONS = 9_999
-"""None of them may have rows as near to each other: an exact test at level 0.0001."""
+"""The random pairings. The pairs of the passes must be nearer than all of them: an exact test at level 1 / 10,000."""
 
 
 class SharedDraw(Check):
@@ -44,9 +44,8 @@ class SharedDraw(Check):
         "the distances of logits. Draws that the seed does not control are not tested."
     )
     why: ClassVar[str] = (
-        "The expectation over copies of an image in one batch (EOT) follows one draw where draws are shared, and all images of a "
-        "pass are scored on one draw. Attacks and scores of this project make one pass per draw then, and the interval counts "
-        "draws; other tools do not."
+        "The expectation over copies of an image in one batch (EOT) then follows one draw, and all images of a pass are scored on "
+        "one draw. For such models this project makes one pass per draw, and its interval counts draws; other tools do not."
     )
     remedy: ClassVar[str] = (
         "Draw for each row inside forward: torch.rand(len(images), ...). Otherwise attack with one pass per draw, and score many."

@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
 __all__ = ["SurvivesByRejection"]
 
 _SHARE, _LEAST = 0.5, 10
-"""The share of the surviving images that is rejected, and their number, from which the flag is raised."""
+"""The least share of rejections among the outcomes that count as right, and their least number."""
 
 
 class SurvivesByRejection(Check):
@@ -46,8 +46,8 @@ class SurvivesByRejection(Check):
             count, left = int(rejected.sum()), int(right.sum())
             if count >= _LEAST and count >= _SHARE * left:
                 return self.finding(
-                    f"at {threat.text} the robust accuracy is {right.mean():.3f}, and {(right & ~rejected).mean():.3f} without "
-                    "the images that are rejected",
+                    f"at {threat.text} the robust accuracy is {right.mean():.3f}, and {(right & ~rejected).mean():.3f} if "
+                    "rejections count as wrong",
                     robust_accuracy=float(right.mean()),
                     robust_accuracy_classified=float((right & ~rejected).mean()),
                 )

@@ -148,17 +148,18 @@ def p_value_of_equality(first: ScoredDraws, second: ScoredDraws) -> tuple[float,
     if first.is_single_pass or second.is_single_pass:
         return 1.0, "none"
     levels = math.lcm(len(first.right), len(second.right))
+    test: PairedTest = "mcnemar" if levels == 1 else "two-level" if first.shared or second.shared else "sign-flip"
     if np.array_equal(first.right, second.right):
-        return 1.0, "mcnemar" if levels == 1 else "two-level" if first.shared or second.shared else "sign-flip"
+        return 1.0, test
     if levels == 1:
         from scipy.special import bdtr
 
         wins = int((first.right & ~second.right).sum())
         losses = int((second.right & ~first.right).sum())
-        return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))), "mcnemar"
+        return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))), test
     levels = min(levels, _MOST_LEVELS)
     of_images = sign_flip_test(np.rint(levels * (first.shares - second.shares)).astype(np.int64))
-    return _interval_p_value(first, second, of_images), "two-level" if first.shared or second.shared else "sign-flip"
+    return _interval_p_value(first, second, of_images), test
 
 
 def _interval_p_value(first: ScoredDraws, second: ScoredDraws, least: float) -> float:

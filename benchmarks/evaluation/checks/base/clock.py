@@ -19,8 +19,8 @@ _TICK = 1_000_000
 """The nanoseconds between two readings: a model that waits until some time has passed does not wait forever."""
 
 _SECONDS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
-_STRUCTURES = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
-"""The functions that take the present time where a later argument is left out, with its position."""
+_PRESENT_BY_DEFAULT = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
+"""The functions of ``time`` with an argument that is the present time by default, and its position."""
 
 
 @contextmanager
@@ -35,11 +35,14 @@ def clock_from(nanoseconds: int, model: nn.Module) -> Iterator[None]:
         model: The model.
     """
     clock = _Clock(nanoseconds)
-    others: dict[int, Any] = {id(getattr(time, name)): _Reading(clock, name, 1e9) for name in _SECONDS}
-    others |= {id(getattr(time, f"{name}_ns")): _Reading(clock, f"{name}_ns", 1) for name in _SECONDS}
-    others |= {id(getattr(time, name)): _Structure(clock, name, place) for name, place in _STRUCTURES.items()}
-    others |= {id(dt.datetime): _datetime_of(clock), id(dt.date): _date_of(clock)}
-    with replaced_names([*code_of(model), *model.modules(), time, dt], lambda value: others.get(id(value), value)):
+    replacements: dict[int, Any] = {id(getattr(time, name)): _Reading(clock, name, 1e9) for name in _SECONDS}
+    replacements |= {id(getattr(time, f"{name}_ns")): _Reading(clock, f"{name}_ns", 1) for name in _SECONDS}
+    replacements |= {
+        id(getattr(time, name)): _WithDefault(clock, name, position) for name, position in _PRESENT_BY_DEFAULT.items()
+    }
+    replacements |= {id(dt.datetime): _datetime_of(clock), id(dt.date): _date_of(clock)}
+    namespaces = [*code_of(model), *model.modules(), time, dt]
+    with replaced_names(namespaces, lambda value: replacements.get(id(value), value)):
         yield
 
 
@@ -63,7 +66,7 @@ class _Clock:
 
 
 class _Reading:
-    """A function without arguments that gives the time in a unit; as a value of a class it is no method.
+    """A function without arguments that returns the time in a unit. It is an object, so that it does not become a method of a class.
 
     Args:
         clock: The clock.
@@ -81,23 +84,23 @@ class _Reading:
         return now if self._unit == 1 else now / self._unit
 
 
-class _Structure:
-    """A function whose last argument is the present time by default.
+class _WithDefault:
+    """A function with a last argument that is the present time by default.
 
     Args:
         clock: The clock.
         name: The function of ``time`` that it replaces.
-        place: The position of the argument.
+        position: That of the argument.
     """
 
-    def __init__(self, clock: _Clock, name: str, place: int) -> None:
-        self._clock, self._true, self._place = clock, getattr(time, name), place
+    def __init__(self, clock: _Clock, name: str, position: int) -> None:
+        self._clock, self._true, self._position = clock, getattr(time, name), position
         self._local = time.localtime if name in {"asctime", "strftime"} else float
 
     def __call__(self, *given: Any) -> Any:
-        left_out = len(given) == self._place or (len(given) == self._place + 1 and given[self._place] is None)
+        left_out = len(given) == self._position or given[self._position :] == (None,)
         now = self._clock.read() if left_out else None
-        return self._true(*given) if now is None else self._true(*given[: self._place], self._local(now / 1e9))
+        return self._true(*given) if now is None else self._true(*given[: self._position], self._local(now / 1e9))
 
 
 def _datetime_of(clock: _Clock) -> type[dt.datetime]:

@@ -35,6 +35,11 @@ class LossPath(NamedTuple):
     gradients: Tensor
     sampled: bool
 
+    @property
+    def changing(self) -> Tensor:
+        """``(N,)`` bool: the images whose loss changes on the path."""
+        return self.losses.amax(0) > self.losses.amin(0)
+
     def heights(self, losses: Tensor) -> Tensor:
         """Where losses ``(..., N)`` are between the lowest (0) and the highest loss (1) of each image's path.
 

@@ -18,6 +18,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedE
 
 __all__ = [
     "Gaps",
+    "changed_rows",
     "class_gaps",
     "gap_gradients",
     "is_repeatable",
@@ -40,10 +41,7 @@ def is_repeatable(measured: MeasuredModel) -> bool:
     def measure() -> bool:
         images, passes = (measured.images, 20) if measured.randomized else (measured.images[:4], 2)
         first = model_logits(measured, images)
-        tolerance = rounding(first).unsqueeze(-1)
-        return not any(
-            bool(((first - model_logits(measured, images)).abs() > tolerance).any()) for _ in range(passes - 1)
-        )
+        return not any(logits_differ(first, model_logits(measured, images)) for _ in range(passes - 1))
 
     return measured.once("repeatable", measure)
 
@@ -61,15 +59,23 @@ def require_repeatable(measured: MeasuredModel) -> None:
         raise UndecidedError("the seed does not control the draws of the model")
 
 
-def logits_differ(first: Tensor, second: Tensor, noise: float | None) -> bool:
-    """Whether logits differ by more than rounding.
+def logits_differ(first: Tensor, second: Tensor, noise: float | None = None) -> bool:
+    """Whether any logits differ by more than rounding; see :func:`changed_rows`."""
+    return bool(changed_rows(first, second, noise).any())
+
+
+def changed_rows(first: Tensor, second: Tensor, noise: float | None = None) -> Tensor:
+    """Whether the logits of a row differ by more than rounding. Masked classes, at infinity, are equal.
 
     Args:
-        first: ``(R, N, K)``.
-        second: ``(R, N, K)``.
+        first: ``(..., K)``.
+        second: ``(..., K)``.
         noise: The tolerance of a logit; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
+
+    Returns:
+        ``(...)`` bool.
     """
-    return bool(((first - second).abs() > 2 * rounding(first, noise).unsqueeze(-1)).any())
+    return ((first - second).abs() > 2 * rounding(first, noise).unsqueeze(-1)).any(-1)
 
 
 def logits_in_halves(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor) -> Tensor:

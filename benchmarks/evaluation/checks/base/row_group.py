@@ -94,7 +94,7 @@ class Threat:
         targeted: The choice of target classes; ``"no"`` for untargeted attacks.
         seed: The seed.
         rows: The rows.
-        known_worst: The worst case over the rows, where it is at hand.
+        known_worst: The worst case over the rows, if the caller has computed it.
     """
 
     eps: float | None
@@ -122,7 +122,7 @@ class Threat:
         """Whether the images are classified correctly in the worst case, for paired tests."""
         if self.known_worst is not None:
             return scored(self.known_worst)
-        # What is picked of the rows is less than their outcomes.
+        # Faster than the worst case itself, which stacks all that the outcomes hold.
         outcomes = [row.outcomes for row in self.rows]
         survival = [of_row.nearest_success() if self.eps is None else of_row.least_survival() for of_row in outcomes]
         strongest = np.argmin(survival, axis=0)[None, None]
@@ -197,7 +197,7 @@ class RowGroup:
         contradictions: A line for each row that breaks images inside their certified radius.
         audited: The largest budget with which the model was audited; ``None`` if it was not.
         audits: What audits of the model left of the first images.
-        worst_cases: Worst cases that are at hand, by the cells of a threat.
+        worst_cases: Worst cases that the caller has computed, by the cells of a threat.
     """
 
     norm: Norm

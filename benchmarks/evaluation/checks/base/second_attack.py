@@ -97,7 +97,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, allowed: float) -> Stron
 def compared_on_first_images(
     probe: ModelProbe, attack: Attack, *, eot: EOTChoice = "auto"
 ) -> tuple[ScoredDraws, ScoredDraws] | None:
-    """Runs a second attack on the first images of a randomized model, whose passes cost as many as there are draws.
+    """Runs a second attack on the first images of a randomized model, of which each pass costs as many as it has draws.
 
     It runs on 50 images, and on the others only if it lowers their accuracy by at least 0.03. To stop adds no false alarm.
 

@@ -53,6 +53,7 @@ def test_heights_are_between_the_lowest_and_the_highest_loss() -> None:
     losses = torch.tensor([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]], dtype=torch.float64)
     path = followed(0.1, steps=1)._replace(losses=losses)
     assert path.heights(losses).tolist() == [[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]
+    assert path.changing.tolist() == [True, False]
 
 
 def test_the_probe_follows_the_images_that_the_baseline_left(make_probe: MakeProbe) -> None:
