@@ -21,6 +21,9 @@ __all__ = ["QueryBeatsGradient"]
 _LEVEL = 0.01
 """The probability of a false alarm per group of rows, if the attacks are equally strong."""
 
+_BROKEN = 0.25
+"""The share of the images left by the gradient attacks above which these are misled. Below it, a margin loss may be all they lack."""
+
 _SHARE = 0.05
 """In a cascade, the share of the images left by the gradient attacks that an attack without gradients may break."""
 
@@ -41,7 +44,7 @@ class QueryBeatsGradient(Check):
     raised_when: ClassVar[str] = (
         "At a radius at which the robust accuracy is not near zero, an attack by scores, decisions or transfer leaves fewer "
         "images than the worst case over the attacks by gradients, by a paired test (the exact test of McNemar for deterministic "
-        "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
+        "models) at level 0.01 with Holm's correction for all such attacks. It is only suspicious if they leave at least three quarters of it. In a cascade: it breaks more than 5 % of the images "
         "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
         "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
         "of the same images, by a paired test at that level; it stops after 50 images if it lowers the accuracy of these by less than 0.03."
@@ -78,6 +81,7 @@ class QueryBeatsGradient(Check):
             return self.finding(
                 f"at {threat.text} {row.attack} leaves {row.robust_accuracy:.3f}, and the attacks by gradients leave "
                 f"{base.robust_accuracy:.3f}",
+                severity="broken" if row.robust_accuracy < (1 - _BROKEN) * base.robust_accuracy else "suspicious",
                 robust_accuracy_without=row.robust_accuracy,
                 robust_accuracy_with=base.robust_accuracy,
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.rng import seed_from, seeded
+from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.audit.model_audit import AuditOptions, ModelAuditPlan, probe_of, run_check
@@ -113,11 +114,13 @@ def images_for(model: nn.Module, images: Tensor) -> int:
 
 
 def _rows(probe: ModelProbe) -> tuple[Row, ...]:
-    """The rows of the audit's baseline attack, and for a deterministic model of larger radii and of an attack by scores."""
+    """The rows of the audit's baseline attack, and for a deterministic model of larger radii, of a margin loss and of an attack by scores."""
     gradients: Access = "scores" if probe.without_gradients else "gradients"
     rows = [_row(probe.baseline, "baseline", gradients, EPS)]
     if not probe.randomized:
         rows += [_row(probe.evaluate(probe.baseline_attack, eps=eps), "baseline", gradients, eps) for eps in _LARGER]
+        if gradients == "gradients":
+            rows.append(_row(probe.evaluate(CWPGD(steps=40)), "cw-pgd", gradients, EPS))
         rows.append(_row(probe.evaluate(Square(queries=_QUERIES)), "square", "scores", EPS))
     return tuple(rows)
 

@@ -53,6 +53,18 @@ def test_the_worst_case_over_the_gradient_attacks_counts(
     assert CHECK.finding_in_rows(make_rows(make_row(weak), make_row(strong, attack="cw"), query)) is None
 
 
+@pytest.mark.parametrize(("broken", "severity"), [(25, "suspicious"), (26, "broken")])
+def test_gradients_that_lose_little_may_lack_only_a_margin_loss(
+    make_outcomes: MakeOutcomes, make_row: MakeRow, make_rows: MakeRows, broken: int, severity: str
+) -> None:
+    """PGD on the cross-entropy left 0.63 of a network trained by TRADES, PGD on the margin 0.57, and Square 0.56."""
+    gradient = make_row(make_outcomes(clean=[1] * 100, robust=[1] * 100))
+    outcomes = make_outcomes(clean=[1] * 100, robust=[0] * broken + [1] * (100 - broken))
+    found = CHECK.finding_in_rows(make_rows(gradient, make_row(outcomes, attack="square", access="scores")))
+    assert found is not None
+    assert found.severity == severity
+
+
 def test_many_comparisons_are_corrected(make_outcomes: MakeOutcomes, make_row: MakeRow, make_rows: MakeRows) -> None:
     """Eight to nothing is significant alone, and not as the best of five."""
     gradient = make_outcomes(clean=[1] * 100, robust=[1] * 100)
