@@ -135,14 +135,21 @@ class Outcomes:
 
     @cached_property
     def _worst(self) -> Integers:
-        candidates = np.concatenate([self.answers, self.clean[..., None, :, :]], axis=-3)
-        chosen = np.concatenate([self.survival, self.clean_survival[..., None, :]], axis=-2).argmin(axis=-2)
-        return np.take_along_axis(candidates, chosen[..., None, None, :], axis=-3)[..., 0, :, :]
+        return self._of_worst_candidate(self.answers, self.clean)
 
     @cached_property
     def worst_right(self) -> NDArray[np.bool_]:
         """``(R, N)``: whether each image's worst candidate is classified correctly."""
-        return np.equal(self.worst(), self.labels[..., None, :])
+        return self._of_worst_candidate(np.equal(self.answers, self.labels[..., None, None, :]), self.clean_right)
+
+    def _of_worst_candidate(self, of_perturbed: Array, of_clean: Array) -> Array:
+        """``(R, N)``: what two arrays, ``(T, R, N)`` and ``(R, N)``, hold of each image's worst candidate."""
+        if self.survival.shape[-2] == 1:
+            worst, least = of_perturbed[..., 0, :, :], self.survival[..., 0, :]
+        else:
+            chosen = self.survival.argmin(axis=-2)[..., None, None, :]
+            worst, least = np.take_along_axis(of_perturbed, chosen, axis=-3)[..., 0, :, :], self.survival.min(axis=-2)
+        return np.where((self.clean_survival < least)[..., None, :], of_clean, worst)
 
     @cached_property
     def right_shares(self) -> Floats:
@@ -199,11 +206,11 @@ class Outcomes:
                 image in more than half of the draws.
         """
         strongest = (self.nearest_success() if nearest else self.least_survival()).argmin(axis=0)
+        images = np.arange(len(strongest))
 
         def pick(name: str) -> Any:
-            values = getattr(self, name)
-            index = strongest.reshape(1, *[1] * (values.ndim - 2), -1)
-            return np.take_along_axis(values, index, axis=0)[0]
+            # Indices on both ends take a fraction of the time of np.take_along_axis, and put the images first.
+            return np.moveaxis(getattr(self, name)[strongest, ..., images], 0, -1)
 
         # The clean predictions come from the same attack, since they saw the same draws.
         picked = {name: pick(name) for name in _OF_IMAGES if getattr(self, name).size}
@@ -326,10 +333,13 @@ def most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
         predictions: ``(R, N)``.
         labels: ``(N,)``.
     """
-    answers = np.arange(NO_NUMBER, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
-    votes = (predictions[:, :, None] == answers).sum(axis=0)
-    is_label = answers == labels[:, None]
-    return np.asarray(votes[is_label] > np.where(is_label, -1, votes).max(axis=1))
+    images, labels = np.arange(len(labels)), labels - NO_NUMBER
+    answers = max(int(predictions.max(initial=0)) - NO_NUMBER, int(labels.max(initial=0))) + 1
+    cells = predictions - NO_NUMBER + images * answers
+    votes = np.bincount(cells.ravel(), minlength=len(labels) * answers).reshape(-1, answers)
+    of_label = votes[images, labels]
+    votes[images, labels] = -1
+    return np.asarray(of_label > votes.max(axis=1))
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:

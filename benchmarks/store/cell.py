@@ -174,10 +174,9 @@ class Cell(EvaluationOptions, _Evaluated):
         so that a new field with a default leaves the identities of existing cells as they are.
         """
         defaults = _defaults(type(self))
+        values = self.__dict__
         content = {
-            name: value
-            for name in _hashed(type(self))
-            if (value := getattr(self, name)) != defaults.get(name, _NO_DEFAULT)
+            name: value for name in _hashed(type(self)) if (value := values[name]) != defaults.get(name, _NO_DEFAULT)
         }
         if self.corruption is not None:
             content["corruption"] = self.corruption.identity

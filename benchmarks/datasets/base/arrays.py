@@ -37,7 +37,7 @@ _SIMPLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _SMALL = 2**24
 """The most bytes of a file that is read at once."""
 
-_CACHED = 2**16
+_CACHED = 2**17
 """The most bytes of an array that is unpacked once for all files that have it: the labels, say, are the same in many."""
 
 _END = struct.Struct("<4s4H2LH")

@@ -51,7 +51,7 @@ class AccuracyDoesNotFall(Check):
             for larger in rows.untargeted[number + 1 :]
             if (common := _under_common_attacks(smaller, larger)) is not None
         ]
-        p_values = holm([p_value_of_a_lead(larger.scored, smaller.scored) for smaller, larger in pairs])
+        p_values = holm([p_value_of_a_lead(larger.scored, smaller.scored, level=_LEVEL) for smaller, larger in pairs])
         for (smaller, larger), p_value in zip(pairs, p_values, strict=True):
             if p_value < _LEVEL:
                 return self._found(smaller, larger, "rises", severity="broken")

@@ -74,7 +74,7 @@ class QueryBeatsGradient(Check):
             if row.access not in {"gradients", "none"}
         ]
         compared = [(threat, row, threat.under(gradients)) for threat, row, gradients in pairs if not row.cascade]
-        p_values = holm([p_value_of_a_lead(base.scored, row.scored) for _, row, base in compared])
+        p_values = holm([p_value_of_a_lead(base.scored, row.scored, level=_LEVEL) for _, row, base in compared])
         found = [(threat, row, base) for (threat, row, base), p in zip(compared, p_values, strict=True) if p < _LEVEL]
         if found:
             threat, row, base = min(found, key=lambda entry: entry[1].robust_accuracy - entry[2].robust_accuracy)

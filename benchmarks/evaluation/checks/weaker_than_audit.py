@@ -61,7 +61,7 @@ class WeakerThanAudit(Check):
             for audit in rows.audits
             if audit.check == self.name and _is_comparable(threat, audit)
         ]
-        p_values = holm([p_value_of_a_lead(of_rows, of_audit) for *_, of_rows, of_audit in compared])
+        p_values = holm([p_value_of_a_lead(of_rows, of_audit, level=_LEVEL) for *_, of_rows, of_audit in compared])
         found = [entry for entry, p_value in zip(compared, p_values, strict=True) if p_value < _LEVEL]
         if not found:
             return None

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, mean_interval, passes_interval
 
 __all__ = [
     "PairedComparison",
@@ -64,7 +64,11 @@ class ScoredDraws:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The confidence interval of the accuracy, over images and draws."""
-        return (passes_interval if self.shared else images_interval)(self.right, confidence=confidence)
+        return passes_interval(self.right, confidence=confidence) if self.shared else self.images_interval(confidence)
+
+    def images_interval(self, confidence: float) -> tuple[float, float]:
+        """The confidence interval of the accuracy if every image had its own draws."""
+        return mean_interval(self.shares, confidence=confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +132,24 @@ def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     )
 
 
-def p_value_of_a_lead(first: ScoredDraws, second: ScoredDraws) -> float:
+def p_value_of_a_lead(first: ScoredDraws, second: ScoredDraws, *, level: float = 1.0) -> float:
     """The p-value of :func:`compare_paired` where the first accuracy is the higher one, and 1 elsewhere, which takes no test.
 
     Args:
         first: The first model.
         second: The second model, on the same N images.
+        level: As for :func:`p_value_of_equality`.
     """
-    return p_value_of_equality(first, second)[0] if first.accuracy > second.accuracy else 1.0
+    return p_value_of_equality(first, second, level=level)[0] if first.accuracy > second.accuracy else 1.0
 
 
-def p_value_of_equality(first: ScoredDraws, second: ScoredDraws) -> tuple[float, PairedTest]:
+def p_value_of_equality(first: ScoredDraws, second: ScoredDraws, *, level: float = 1.0) -> tuple[float, PairedTest]:
     """The p-value of two models' equality, and its test; see :func:`compare_paired`, which has the interval too.
 
     Args:
         first: The first model.
         second: The second model, on the same N images.
+        level: A p-value that is not below this may be given as 1, which takes a fraction of the time.
     """
     if first.is_single_pass or second.is_single_pass:
         return 1.0, "none"
@@ -157,24 +163,27 @@ def p_value_of_equality(first: ScoredDraws, second: ScoredDraws) -> tuple[float,
         wins = int((first.right & ~second.right).sum())
         losses = int((second.right & ~first.right).sum())
         return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))), test
+    if level < 1 and _holds_zero(first, second, level):
+        return 1.0, test
     levels = min(levels, _MOST_LEVELS)
     of_images = sign_flip_test(np.rint(levels * (first.shares - second.shares)).astype(np.int64))
     return _interval_p_value(first, second, of_images), test
 
 
+def _holds_zero(first: ScoredDraws, second: ScoredDraws, p_value: float) -> bool:
+    """Whether the interval of the difference at the confidence of one minus a p-value contains 0."""
+    low, high = difference_interval(first, second, confidence=1 - p_value)
+    return low <= 0 <= high
+
+
 def _interval_p_value(first: ScoredDraws, second: ScoredDraws, least: float) -> float:
     """One minus the confidence at which the interval of the difference reaches 0, or ``least`` if that is larger."""
-
-    def holds_zero(p_value: float) -> bool:
-        low, high = difference_interval(first, second, confidence=1 - p_value)
-        return low <= 0 <= high
-
-    if not holds_zero(least):
+    if not _holds_zero(first, second, least):
         return least
     below, above = math.log(least), 0.0
     while above - below > 1e-3:
         middle = (below + above) / 2
-        below, above = (middle, above) if holds_zero(math.exp(middle)) else (below, middle)
+        below, above = (middle, above) if _holds_zero(first, second, math.exp(middle)) else (below, middle)
     return math.exp(above)
 
 
@@ -222,7 +231,10 @@ def difference_interval(first: ScoredDraws, second: ScoredDraws, *, confidence: 
     correlation = _correlation(first.shares, second.shares)
     ends = [np.subtract(model.interval(confidence), model.accuracy) for model in models]
     # Only the images are common to both models.
-    common = [np.subtract(images_interval(model.right, confidence=confidence), model.accuracy) for model in models]
+    common = [
+        np.subtract(model.images_interval(confidence), model.accuracy) if model.shared else end
+        for model, end in zip(models, ends, strict=True)
+    ]
 
     def distance(side: int) -> float:
         """From the difference to its lower or upper end: one model is at that end, the other at its opposite."""

@@ -76,7 +76,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, allowed: float) -> Stron
         return None
     if probe.randomized:
         pair = compared_on_first_images(probe, attack)
-        if pair is None or p_value_of_a_lead(*pair) >= _LEVEL:
+        if pair is None or p_value_of_a_lead(*pair, level=_LEVEL) >= _LEVEL:
             return None
         before, after = pair
         return Stronger(

@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import (
     ScoredDraws,
     compare_paired,
     holm,
+    p_value_of_equality,
     sign_flip_test,
 )
 
@@ -146,6 +147,24 @@ def test_a_significant_difference_has_an_interval_without_zero() -> None:
         first, second = (scored(rng.random((4, 60)) < share) for share in (0.6, 0.5))
         compared = compare_paired(first, second)
         assert compared.p_value > 0.05 or not compared.low <= 0 <= compared.high
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("draws", [1, 4])
+def test_a_p_value_below_a_level_is_the_same_with_it(draws: int, *, shared: bool) -> None:
+    """A level leaves out work, and changes no decision at this level."""
+    rng = np.random.default_rng(6)
+    decisions = set()
+    for lead in np.linspace(0, 0.4, 20):
+        first, second = (scored(rng.random((draws, 80)) < share, shared=shared) for share in (0.5 + lead, 0.5))
+        p_value, test = p_value_of_equality(first, second)
+        for level in (0.2, 0.01):
+            p_value_at_level, test_at_level = p_value_of_equality(first, second, level=level)
+            assert test_at_level == test
+            assert p_value_at_level == p_value if p_value < level else p_value_at_level >= level
+            decisions.add(p_value < level)
+    # A single shared draw has no test.
+    assert decisions == ({False} if shared and draws == 1 else {False, True})
 
 
 def test_the_interval_of_a_model_is_that_of_its_row() -> None:
