@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.boundary_steps import BoundarySteps
-from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall
+from robustbench_cli.attacks.base.search.linearization import nearest_plane
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, random_in_ball
 
@@ -74,7 +74,7 @@ class FAB(MinimalNormAttack):
             plane = partial(
                 nearest_plane, source, labels=labels, goal=goal, classes=self.n_target_classes, norm=threat.norm
             )
-            self._search(images, start, plane, best)
+            self._boundary_steps.descend(start, images, plane, best)
         TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, best, random)
         best.shorten()
         return best.images
@@ -85,13 +85,6 @@ class FAB(MinimalNormAttack):
             radius = torch.where(best.succeeded(), best.distance / 2, 0)
             yield (images + random_in_ball(images, Threat(norm=norm, eps=radius), random)).clamp(0, 1)
 
-    def _search(
-        self,
-        images: Tensor,
-        start: Tensor,
-        plane_at: Callable[[Tensor], tuple[Shortfall, Plane]],
-        best: BestPerturbation,
-    ) -> None:
-        """Takes all steps of one run; see :meth:`BoundarySteps.descend`."""
-        steps = BoundarySteps(steps=self.steps, alpha_max=self.alpha_max, eta=self.eta, beta=self.beta)
-        steps.descend(start, images, plane_at, best)
+    @property
+    def _boundary_steps(self) -> BoundarySteps:
+        return BoundarySteps(steps=self.steps, alpha_max=self.alpha_max, eta=self.eta, beta=self.beta)

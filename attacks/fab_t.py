@@ -77,5 +77,5 @@ class FABT(FAB):
             shortfall, plane = plane_of_goal(source, iterates, goals, towards, rows=rows, copies=numbers)
             return best.shortfall(shortfall.logits, shortfall.tolerance), plane
 
-        self._search(repeated(images), repeated(start), plane_at, best)
+        self._boundary_steps.descend(repeated(start), repeated(images), plane_at, best)
         return best

@@ -6,6 +6,7 @@ import copy
 import itertools
 import random
 from collections import deque
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -23,18 +24,21 @@ _DATA = (
 )
 
 _LARGEST = 2**26
-"""The bytes from which an array is not copied. It is shared then: it is rather a data set than a memory."""
+"""The most bytes of an array that is copied. A larger one is shared: it is more likely a data set than a memory."""
 
 
 def own_outside_state(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Lets the passes of a model read and change a copy of the state outside of it; returns the same model.
+    """Lets the passes of a model read and change a copy of the state outside of it.
 
-    A copy of this model has a copy of this state. It holds data only: no functions, classes, networks, or arrays of more than
-    64 MiB. Attributes of functions, closures, and modules that no class of the model comes from are not seen.
+    A copy of this model has a copy of this state. The state holds data only: no functions, classes, networks, or arrays of more
+    than 64 MiB. It does not hold attributes of functions, closures, and modules that no class of the model comes from.
 
     Args:
-        model: Nobody else's passes go through it. It is left as it is if it has such a state already.
+        model: A model that nobody else uses. A model that has its own state already is left as it is.
         memo: What :func:`copy.deepcopy` has copied of the model.
+
+    Returns:
+        The same model.
     """
     code, hooks = code_of(model), model._forward_pre_hooks.values()  # noqa: SLF001 - torch has no public list of hooks
     if code and not any(isinstance(getattr(hook, "__self__", None), _OutsideState) for hook in hooks):
@@ -45,20 +49,21 @@ def own_outside_state(model: nn.Module, memo: dict[int, Any] | None = None) -> n
 
 
 class _OutsideState:
-    """Data of a user's code by place and name, which replace those of these places during a pass.
+    """A copy of the data in a user's modules and classes, which takes the place of theirs during a pass.
 
     Args:
-        places: See :func:`code_of`.
+        namespaces: See :func:`code_of`.
         memo: What :func:`copy.deepcopy` has copied of the model.
     """
 
-    def __init__(self, places: list[ModuleType | type], memo: dict[int, Any]) -> None:
-        self._places = places
+    def __init__(self, namespaces: list[ModuleType | type], memo: dict[int, Any]) -> None:
+        self._namespaces = namespaces
+        self._modules = frozenset(module.__name__ for module in namespaces if isinstance(module, ModuleType))
         self._outer: list[list[dict[str, Any]]] = []
-        self._own = [_copied(self._data(place), memo) for place in places]
+        self._own = [_copied(self._data(namespace), memo) for namespace in namespaces]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _OutsideState:
-        """The values are copied, the places are not."""
+        """Copies the values, not the modules and classes."""
         copied = copy.copy(self)
         vars(copied).update(_outer=[], _own=[_copied(values, memo) for values in self._own])
         return copied
@@ -66,35 +71,41 @@ class _OutsideState:
     def enter(self, *_: Any) -> None:
         """Begins a pass."""
         self._outer.append(
-            [self._exchanged(place, values) for place, values in zip(self._places, self._own, strict=True)]
+            [self._exchanged(namespace, values) for namespace, values in zip(self._namespaces, self._own, strict=True)]
         )
 
     def leave(self, *_: Any) -> None:
         """Ends a pass."""
         outer = self._outer.pop()
-        self._own = [self._exchanged(place, values) for place, values in zip(self._places, outer, strict=True)]
+        self._own = [
+            self._exchanged(namespace, values) for namespace, values in zip(self._namespaces, outer, strict=True)
+        ]
 
-    def _exchanged(self, place: ModuleType | type, values: dict[str, Any]) -> dict[str, Any]:
-        """Puts values in a place, and returns those that were there."""
-        before = self._data(place)
+    def _exchanged(self, namespace: ModuleType | type, values: dict[str, Any]) -> dict[str, Any]:
+        """Puts values in a module or class, and returns those that were there."""
+        before = self._data(namespace)
         for name in before.keys() - values.keys():
-            delattr(place, name)
+            delattr(namespace, name)
         for name, value in values.items():
             if before.get(name, self) is not value:
-                setattr(place, name, value)
+                setattr(namespace, name, value)
         return before
 
-    def _data(self, place: ModuleType | type) -> dict[str, Any]:
-        """The values of a place by name that are data, or objects of a class of the same modules."""
-        modules = {module.__name__ for module in self._places if isinstance(module, ModuleType)}
+    def _data(self, namespace: ModuleType | type) -> dict[str, Any]:
+        """The values of a module or class, by name, that are data or objects of a class of the same modules."""
         return {
             name: value
-            for name, value in vars(place).items()
-            if not (name.startswith("__") and name.endswith("__"))
-            and (isinstance(value, _DATA) or type(value).__module__ in modules)
-            and not isinstance(value, (nn.Module, type))
+            for name, value in vars(namespace).items()
+            if _is_data(type(value), self._modules)
+            and not (name.startswith("__") and name.endswith("__"))
             and getattr(value, "nbytes", 0) <= _LARGEST
         }
+
+
+@cache
+def _is_data(cls: type, modules: frozenset[str]) -> bool:
+    """Whether the values of a class are data. It is remembered, since every pass looks at all values."""
+    return not issubclass(cls, (nn.Module, type)) and (issubclass(cls, _DATA) or cls.__module__ in modules)
 
 
 def _copied(values: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:

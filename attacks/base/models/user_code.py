@@ -1,4 +1,4 @@
-"""The modules and classes of a user's code for a model, and other values for the names in them."""
+"""Finds the modules and classes of a user's code for a model, and replaces values in them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib
 
 
 def code_of(model: nn.Module) -> list[ModuleType | type]:
-    """The modules and the classes of a user's code for a model, where the names that it reads are looked up.
+    """The classes of a model and of its layers with their bases, and the modules of these classes. Libraries are left out.
 
     Args:
-        model: Its own class counts, those of its layers, and their bases; the code of libraries does not.
+        model: The model.
+
+    Returns:
+        The modules and the classes, each once.
     """
     classes = {base: None for layer in model.modules() for base in type(layer).__mro__ if _is_own(base.__module__)}
     return [*{sys.modules[base.__module__]: None for base in classes}, *classes]
@@ -37,22 +40,22 @@ def _is_own(name: str) -> bool:
 
 
 @contextmanager
-def replaced_names(places: Iterable[object], replacement: Callable[[Any], Any]) -> Iterator[None]:
-    """Gives names other values inside the context.
+def replaced_names(namespaces: Iterable[object], replacement: Callable[[Any], Any]) -> Iterator[None]:
+    """Replaces attributes of modules, classes or objects inside the context.
 
     Args:
-        places: Modules, classes or objects.
+        namespaces: The modules, classes or objects, each once.
         replacement: Returns what replaces a value; the value itself where nothing does.
     """
     before: list[tuple[object, str, Any]] = []
     try:
-        for place in places:
-            for name, value in [*vars(place).items()]:
+        for namespace in namespaces:
+            for name, value in [*vars(namespace).items()]:
                 new = replacement(value)
                 if new is not value:
-                    before.append((place, name, value))
-                    setattr(place, name, new)
+                    before.append((namespace, name, value))
+                    setattr(namespace, name, new)
         yield
     finally:
-        for place, name, value in before:
-            setattr(place, name, value)
+        for namespace, name, value in before:
+            setattr(namespace, name, value)

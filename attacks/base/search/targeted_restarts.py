@@ -31,20 +31,18 @@ tuned on small networks with known distances. docs/attacks.md compares the resul
 _SHRINK = 0.97
 """The first radius of a restart, relative to the smallest perturbation so far."""
 
-# The first step and gamma are those of FMN.
-_SEARCH = AdaptiveRadius(steps=20, step_size=0.5, gamma=0.05, gamma_final=0.001)
-
 
 class _Budget(NamedTuple):
-    """The steps of the first restart towards a class, those of the others, and the number of classes of the others."""
+    """The number of classes of a restart, and of its steps towards each."""
 
-    first_steps: int
-    steps: int
     classes: int
+    steps: int
 
     @classmethod
-    def of(cls, norm: Norm) -> _Budget:
-        return cls(40, 20, 3) if norm == "l1" else cls(20, 10, 5)
+    def of(cls, norm: Norm, *, first: bool) -> _Budget:
+        if first:
+            return cls(_FIRST_CLASSES, 40 if norm == "l1" else 20)
+        return cls(3, 20) if norm == "l1" else cls(5, 10)
 
 
 def targeted_restarts_field() -> Any:
@@ -71,10 +69,10 @@ class TargetedRestarts:
     :class:`~robustbench_cli.attacks.base.search.adaptive_radius.AdaptiveRadius` down the margin to the class. A
     :func:`~robustbench_cli.attacks.base.search.polish.polish` follows.
 
-    In l1 the steps are those of :class:`~robustbench_cli.attacks.base.search.boundary_steps.BoundarySteps`. The nearest
-    point differs from the image in few pixels, and a local minimum differs from it in the wrong ones. So the first half of
-    the steps after a random start moves a random half of the pixels only. There are 40 steps for each of the nine classes,
-    and then 20 for each of three.
+    In l1 the steps are those of :class:`~robustbench_cli.attacks.base.search.boundary_steps.BoundarySteps`: 40 for each of
+    the nine classes, and in the other restarts 20 for each of three. The nearest point differs from the image in few pixels.
+    A local minimum differs from it in other ones. So the first half of the steps after a random start moves only a random
+    half of the pixels.
 
     Attributes:
         count: The number of restarts.
@@ -99,34 +97,32 @@ class TargetedRestarts:
         if not self.count:
             return
         targets = labels[:, None] if self.threat.targeted else self._nearest_classes(source, images, labels)
-        budget = _Budget.of(self.threat.norm)
         for restart in range(self.count):
             radius = (_SHRINK * best.distance).clamp_max(diameter(images, self.threat.norm))
-            start = images
-            if restart:
-                ball = FeasibleSet(images, Threat(norm=self.threat.norm, eps=radius))
-                start = ball.project(random.uniform(images.shape[1:]).to(images))
-            chosen = targets[:, : budget.classes if restart else _FIRST_CLASSES]
-            pixels = None
-            if restart and self.threat.norm == "l1":
-                pixels = random.uniform(images.shape[1:]) < 0.5
-                start = torch.where(pixels, start, images)
+            start, pixels = self._random_start(images, radius, random) if restart else (images, None)
+            budget = _Budget.of(self.threat.norm, first=not restart)
+            chosen = targets[:, : budget.classes]
             before, searches = source.queries, []
             for part in source.size.slices(chosen.shape[1], cost=source.cost * len(images)):
                 # Classes that take turns get the draws and the radii that they would have together.
                 source.queries = before
                 runs = _Runs(source, images, labels, self.threat, chosen, part)
-                searches.append(
-                    runs.search(
-                        best, start, radius, steps=budget.steps if restart else budget.first_steps, pixels=pixels
-                    )
-                )
+                searches.append(runs.search(best, start, radius, steps=budget.steps, pixels=pixels))
             for search in searches:
                 best.keep_nearest_of(search)
             if source.exhaustive:
                 # The next restart begins at a smaller radius.
                 best.shorten()
         polish(source, images, labels, best)
+
+    def _random_start(self, images: Tensor, radius: Tensor, random: Random) -> tuple[Tensor, Tensor | None]:
+        """Points ``(N, C, H, W)`` of the balls, and in l1 the random half of the entries in which they differ from the image."""
+        ball = FeasibleSet(images, Threat(norm=self.threat.norm, eps=radius))
+        start = ball.project(random.uniform(images.shape[1:]).to(images))
+        if self.threat.norm != "l1":
+            return start, None
+        pixels = random.uniform(images.shape[1:]) < 0.5
+        return torch.where(pixels, start, images), pixels
 
     def _nearest_classes(self, source: GradientSource, images: Tensor, labels: Tensor) -> Tensor:
         """``(N, T)``, the classes of the first restart, those with the nearest linearized boundaries first."""
@@ -175,7 +171,7 @@ class _Runs:
             copies=self._copies,
         )
         smallest.start_from(self._repeated(best.images), self._repeated(best.succeeded()))
-        towards, first = replace(best.goal, targeted=True), self._repeated(start)
+        towards, start = replace(best.goal, targeted=True), self._repeated(start)
 
         def plane_at(iterates: Tensor) -> tuple[Shortfall, Plane]:
             missing, plane = plane_of_goal(
@@ -191,8 +187,9 @@ class _Runs:
 
         if best.norm == "l1":
             moved = None if pixels is None else self._repeated(pixels)
-            BoundarySteps(steps=steps).descend(first, self._images, plane_at, smallest, pixels=moved)
+            BoundarySteps(steps=steps).descend(start, self._images, plane_at, smallest, pixels=moved)
         else:
-            search = replace(_SEARCH, steps=steps)
-            search.descend(first, self._images, self._repeated(radius), gradient_at, smallest)
+            # The first step and gamma are those of FMN.
+            search = AdaptiveRadius(steps=steps, step_size=0.5, gamma=0.05, gamma_final=0.001)
+            search.descend(start, self._images, self._repeated(radius), gradient_at, smallest)
         return smallest
