@@ -96,7 +96,7 @@ class _OutsideState:
         return {
             name: value
             for name, value in vars(namespace).items()
-            if _is_data(type(value), self._modules)
+            if _is_data(type(value), self._modules)  # type: ignore[arg-type] # a class is hashable
             and not (name.startswith("__") and name.endswith("__"))
             and getattr(value, "nbytes", 0) <= _LARGEST
         }
