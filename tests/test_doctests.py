@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from pathlib import Path
 
 import pytest
 
-MODULES = [
-    "advdef",
-    "robustbench_cli.attacks.base.eps",
-    "robustbench_cli.attacks.base.losses",
-    "robustbench_cli.attacks.base.threat",
-    "robustbench_cli.attacks.pgd",
-    "robustbench_cli.benchmarks.evaluation.statistics.efficiency",
-    "robustbench_cli.benchmarks.evaluation.statistics.intervals",
-    "robustbench_cli.benchmarks.evaluation.statistics.paired",
-    "robustbench_cli.benchmarks.evaluation.statistics.protocols",
-    "robustbench_cli.benchmarks.evaluation.statistics.sample_size",
-    "robustbench_cli.benchmarks.evaluation.statistics.sequential",
-    "robustbench_cli.defenses.hrs",
-]
+from .test_size import sources
+
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", MODULES)
+def modules() -> list[str]:
+    """All modules with examples."""
+    paths = [Path("advdef.py"), *(path.relative_to(ROOT) for path in sources())]
+    names = [".".join(path.with_suffix("").parts) for path in paths if ">>> " in (ROOT / path).read_text()]
+    return [name if name.startswith(("robustbench_cli", "advdef")) else f"robustbench_cli.{name}" for name in names]
+
+
+@pytest.mark.parametrize("name", modules())
 def test_the_examples_of_a_module_work(name: str) -> None:
     """There are examples, and each gives what it shows."""
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

@@ -96,9 +96,9 @@ def unescaped_from_csv(field: str) -> str:
 def escaped_for_latex(text: str) -> str:
     r"""Escapes the text of a LaTeX table cell: it has no command, no column and no math, and every LaTeX can set it.
 
-    Accented Latin letters stay; other characters outside ASCII, which pdfLaTeX refuses, are written by their number.
+    Accented Latin letters stay. Other characters outside ASCII become their number, since pdfLaTeX refuses them.
 
-    >>> escaped_for_latex(r"a_b & 5% \\x")
+    >>> escaped_for_latex(r"a_b & 5% \x")
     'a\\_b \\& 5\\% \\textbackslash{}x'
     """
     # Two hyphens would become a dash, two apostrophes or commas a quotation mark.

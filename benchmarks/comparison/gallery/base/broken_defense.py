@@ -71,6 +71,7 @@ def examples(split: SplitName, n: int | None = None) -> tuple[Tensor, Tensor]:
 def off_the_grid(images: Tensor) -> Tensor:
     """Which images have a pixel that is none of the gray values of the digits: ``(N, 1, 1, 1)``.
 
+    >>> import torch
     >>> off_the_grid(torch.tensor([0.25, 0.26]).view(2, 1, 1, 1)).flatten().tolist()
     [False, True]
     """
