@@ -45,6 +45,9 @@ _OPTIONAL = (
     "accelerate",
     "matplotlib",
     "ray",
+    "tensorboard",
+    "mlflow-skinny",
+    "wandb",
 )
 """The distributions of extras, of model zoos and of other libraries' attacks, by their names on the package index."""
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.comparisons import ComparedRows
     from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.reports.rows import Together
+    from robustbench_cli.benchmarks.reports.trackers.destination import Destination
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
     from robustbench_cli.benchmarks.store.store import Store
@@ -102,6 +103,15 @@ Damaged = Callable[[UserError], None]
 )
 @output_format("table", *formats.format_names())
 @output_files()
+@option(
+    "--to",
+    "trackers",
+    multiple=True,
+    metavar="TRACKER:PLACE",
+    group="Output",
+    help="Write a run for each model to an experiment tracker too: tensorboard:DIR, mlflow:URI or wandb:PROJECT; repeatable. "
+    "Results that are there already make no second run.",
+)
 @table_options
 @plot_options
 @gate_options
@@ -117,6 +127,7 @@ def report(
     suite: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
+    trackers: tuple[str, ...],
     view: TableArgs,
     plots: PlotArgs,
     gates: GateArgs,
@@ -135,6 +146,7 @@ def report(
     tables.require_writable_tables(outputs)
     show = _shown(leaderboard, _comparison(compare, other_row), view, by_protocol=by_protocol)
     _require_images(images, output_format, outputs)
+    destinations = _destinations(trackers, other)
     allowed = parse_conditions(conditions)
     reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
     paths = stores_or_default(stores)
@@ -151,11 +163,28 @@ def report(
     show(content, judged, reporting)
     if plot is not None:
         console.report(plot)
+    for destination in destinations:
+        console.note(destination.write(judged.table))
     for line in content.conflicts:
         console.warn(line)
     if content.impossible:
         _refuse_contradicted_proofs(content.impossible)
     judged.finish()
+
+
+def _destinations(texts: Sequence[str], other: str | None) -> list[Destination]:
+    """The trackers of ``--to``.
+
+    Raises:
+        UserError: One is unknown or not installed, or another table than that of results is shown.
+    """
+    if texts and other is not None:
+        raise UserError(f"--to takes the table of results, and {other} shows another one: leave one out")
+    if not texts:
+        return []
+    from robustbench_cli.benchmarks.reports.trackers.destination import parse_destination
+
+    return [parse_destination(text) for text in texts]
 
 
 def _suite(name: str) -> SuiteConfig:

@@ -479,3 +479,36 @@ def test_an_empty_store_has_no_rows_in_every_format(advdef: Advdef, here: Path) 
     assert page.code == 0
     assert "There are no rows" in page.out
     assert advdef("report", "--format", "csv").code == 0
+
+
+def test_evidence_has_the_gates_and_what_the_store_has(advdef: Advdef, here: Path, store: Path) -> None:
+    """A file of its own ending follows the documented schema; a broken gate ends the command as always."""
+    import jsonschema
+
+    words = ("report", str(store), "-o", "a.evidence.json", "--fail-under", "robust_accuracy=1.0")
+    assert advdef(*words).code == 1
+    statement = json.loads((here / "a.evidence.json").read_text(encoding="utf-8"))
+    schema = Path(__file__).parents[3] / "docs/evidence.schema.json"
+    jsonschema.validate(statement, json.loads(schema.read_text(encoding="utf-8")))
+    predicate = statement["predicate"]
+    assert predicate["judgment"]["result"] == "FAILED"
+    assert predicate["audits"][0]["modelWasRun"] is False
+    rows = json.loads(advdef("report", str(store), "--format", "json").out)
+    for row, entry in zip(rows, predicate["evaluations"], strict=True):
+        assert entry["cell"] == row["cell"]
+        counts = entry["results"]["robustAccuracy"]
+        assert counts["denominator"] == row["n"] * row["repeats"]
+        assert counts["numerator"] == pytest.approx(row["robust_accuracy"] * counts["denominator"])
+        assert all(each["versions"]["torch"] for each in entry["environment"])
+
+
+def test_a_tracker_gets_the_table(advdef: Advdef, here: Path, store: Path) -> None:
+    """Once; a tracker that is unknown, or beside another table, is refused before anything is printed."""
+    words = ("report", str(store), "--to", "tensorboard:tracked")
+    assert "wrote 1 run to tensorboard:tracked\n" in advdef(*words).err
+    assert "wrote 0 runs to tensorboard:tracked (1 already there)" in advdef(*words).err
+    assert len(list((here / "tracked").iterdir())) == 1
+    for other in (("--to", "boards:a"), ("--protocols",)):
+        refused = advdef(*words, *other)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.startswith("advdef: error: --to ")
