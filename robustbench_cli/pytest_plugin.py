@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation
 
-__all__ = ["advdef_gate"]
+__all__ = ["advdef_gate", "gate"]
 
 
 @pytest.fixture
 def advdef_gate() -> Callable[..., Evaluation]:
-    """A function that attacks a model and fails the test where a row breaks a limit; see :func:`_gate`.
+    """A function that attacks a model and fails the test where a row breaks a limit; see :func:`gate`.
 
     ``advdef_gate(model, dataset="digits", attack="pgd", eps=0.1, robust_accuracy=0.4)``
     """
-    return _gate
+    return gate
 
 
-def _gate(
+def gate(
     model: nn.Module | str | Path,
     *,
     dataset: Any = "digits",
@@ -48,7 +48,7 @@ def _gate(
         n: The number of images.
         fail_on_flag: A flag that fails the test; ``"any"`` for all.
         **keywords: Limits by column, such as ``robust_accuracy=0.4``: lower limits where higher is better, otherwise upper ones.
-            All other keywords are those of ``advdef.evaluate``.
+            The columns are those that one evaluation measures. All other keywords are those of ``advdef.evaluate``.
 
     Returns:
         The evaluation, for further tests.
@@ -61,7 +61,8 @@ def _gate(
     from robustbench_cli.attacks import registry as attacks
     from robustbench_cli.benchmarks.reports.columns import COLUMNS
 
-    judged = {entry.name for entry in COLUMNS if entry.gate is not None}
+    # Other columns need a store: of undefended models, certificates or all corruptions.
+    judged = {entry.name for entry in COLUMNS if entry.gate is not None and entry.only in {None, "radius"}}
     limits = {name: value for name, value in keywords.items() if name in judged}
     if not limits and fail_on_flag is None:
         raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")

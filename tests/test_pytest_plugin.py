@@ -1,4 +1,4 @@
-"""The pytest plugin, in a pytest of its own."""
+"""The pytest plugin: what its function says of models, and the fixture in a pytest of its own."""
 
 from __future__ import annotations
 
@@ -7,68 +7,87 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+import robustbench_cli as advdef
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.pytest_plugin import gate
 
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 
 TESTS = """
-import pytest, advdef
-from robustbench_cli.core.errors import UserError
+import sys
 
-@pytest.fixture(scope="module")
-def model():
-    digits = advdef.load_dataset("digits")
-    return advdef.build_model("small-cnn", shape=digits.shape, classes=digits.classes)
+def test_pytest_starts_without_torch(advdef_gate):
+    assert not {'torch', 'numpy', 'pandas', 'pydantic'} & {*sys.modules}
 
-def test_passes(model, advdef_gate):
-    result = advdef_gate(model, attack=advdef.FGSM(), eps="0.01", n=10, robust_accuracy=0.0, attack_success_rate=1)
-    assert len(result.perturbed) == 10
-
-def test_fails(model, advdef_gate):
-    advdef_gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99, repeats=1)
-
-def test_own_data(model, advdef_gate):
-    test = advdef.first_examples(advdef.load_dataset("digits").split("test"), 10)
-    advdef_gate(model, dataset=(test.images, test.labels), attack="fgsm", eps=0.1, robust_accuracy_low=0.9)
-
-def test_nothing_to_judge(model, advdef_gate):
-    with pytest.raises(UserError, match="give a limit, such as robust_accuracy=0.4"):
-        advdef_gate(model)
-    with pytest.raises(UserError, match="robust_acuracy"):
-        advdef_gate(model, n=10, clean_accuracy=0.1, robust_acuracy=0.4)
-
-def test_a_file_that_is_missing(advdef_gate):
-    advdef_gate("missing.safetensors", robust_accuracy=0.4)
+def test_fails(advdef_gate):
+    import torch
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    advdef_gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99)
 """
 
 
-def test_a_gate_fails_its_test_with_the_row_and_the_reason(
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """The nearest class mean, as a linear network."""
+    train = advdef.first_examples(advdef.load_dataset("digits").split("train"), 500)
+    images = train.images.flatten(1)
+    means = torch.stack([images[train.labels == label].mean(0) for label in range(10)])
+    linear = nn.Linear(64, 10)
+    linear.weight.data, linear.bias.data = 2 * means, -means.square().sum(1)
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+def test_a_row_within_its_limits_passes(model: nn.Module) -> None:
+    """Limits of both directions; the evaluation comes back."""
+    result = gate(model, attack=advdef.FGSM(), eps="0.01", n=10, robust_accuracy=0.0, attack_success_rate=1)
+    assert len(result.perturbed) == 10
+
+
+def test_a_broken_limit_fails_with_the_row_and_the_reason(model: nn.Module) -> None:
+    """At the usual radius of the data set; the second line has the measured values."""
+    with pytest.raises(pytest.fail.Exception) as failed:
+        gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99, repeats=1)
+    row, values = str(failed.value).splitlines()
+    assert re.fullmatch(
+        r"advdef: digits Sequential as given FGSM linf eps 0\.\d+: robust_accuracy 0(\.\d)? is below 0\.99", row
+    )
+    assert re.match(r"advdef: clean_accuracy \S+ \[\S+, \S+\], robust_accuracy \S+ \[\S+, \S+\]", values)
+
+
+def test_a_user_judges_own_data(model: nn.Module) -> None:
+    """Images and labels in the place of a name."""
+    test = advdef.first_examples(advdef.load_dataset("digits").split("test"), 10)
+    with pytest.raises(pytest.fail.Exception, match=r"own-data.*eps 0\.1: robust_accuracy_low \S+ is below 0\.9"):
+        gate(model, dataset=(test.images, test.labels), attack="fgsm", eps=0.1, robust_accuracy_low=0.9)
+
+
+def test_mistakes_are_errors_of_their_test(model: nn.Module) -> None:
+    """No limit, a slip in the name of a column, a column of stores, and a file that is missing."""
+    with pytest.raises(UserError, match=r"give a limit, such as robust_accuracy=0\.4"):
+        gate(model)
+    for name in ("robust_acuracy", "des", "mce", "certified_accuracy"):
+        with pytest.raises(UserError, match=name):
+            gate(model, n=10, clean_accuracy=0.1, **{name: 0.4})
+    with pytest.raises(UserError, match=r"missing\.safetensors"):
+        gate("missing.safetensors", robust_accuracy=0.4)
+
+
+def test_pytest_shows_a_broken_gate_without_a_traceback(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Limits of both directions, one's own data, and mistakes, which are errors of their test."""
+    """The plugin is imported in every run of everybody who has advdef installed, so it must not import torch."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(TESTS)
     done = pytester.runpytest_subprocess("-p", "robustbench_cli.pytest_plugin", "-rf")
-    done.assert_outcomes(passed=2, failed=3)
+    done.assert_outcomes(passed=1, failed=1)
     text = done.stdout.str()
-    assert re.search(
-        r"\nadvdef: digits \S+ as given FGSM linf eps 0\.\d+: robust_accuracy 0(\.\d)? is below 0\.99\n", text
-    )
-    assert re.search(r"\nadvdef: clean_accuracy \S+ \[\S+, \S+\], robust_accuracy \S+ \[\S+, \S+\]", text)
-    assert "advdef: own-data" in text
-    assert "missing.safetensors" in text
-
-
-def test_pytest_starts_without_torch(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin is imported in every run of everybody who has advdef installed."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makepyfile(
-        "import sys\ndef test():\n    assert not {'torch', 'numpy', 'pandas', 'pydantic'} & {*sys.modules}"
-    )
-    pytester.runpytest_subprocess("-p", "robustbench_cli.pytest_plugin").assert_outcomes(passed=1)
+    assert re.search(r"_ test_fails _+\nadvdef: digits .* is below 0\.99\nadvdef: clean_accuracy .*\n=", text)
 
 
 def test_the_plugin_is_an_entry_point() -> None:

@@ -22,6 +22,8 @@ import pytest
 import yaml
 from pre_commit.clientlib import load_manifest
 
+from robustbench_cli.pytest_plugin import gate
+
 from ..benchmarks.reports.pipeline_files import read_junit, read_sarif
 
 ROOT = Path(__file__).parents[2]
@@ -41,14 +43,17 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a suite and the commands of a runner: advdef, python, and a gh that notes what it is asked."""
+    """A project with a suite, and the commands of a runner, some of which only write down their arguments.
+
+    These are gh, ``python -m pip``, and advdef where ``PRETENDED`` has its exit code.
+    """
     folder = tmp_path_factory.mktemp("project")
     (folder / "gate.yaml").write_text(SUITE.replace("LIMIT", "0.99"))
     commands = folder / "bin"
     commands.mkdir()
     python = shlex.quote(sys.executable)
     scripts = {
-        "advdef": f'exec {python} -m robustbench_cli "$@"',
+        "advdef": f'[ -z "$PRETENDED" ] || {{ printf "%s\\n" "$*" >>calls; exit $PRETENDED; }}\nexec {python} -m robustbench_cli "$@"',
         "python": f'if [ "$1" = -m ]; then printf "%s\\n" "$*" >>calls; else exec {python} "$@"; fi',
         "gh": 'printf "%s\\n" "$*" >>calls; for word; do case $word in body=@*) cp "${word#body=@}" body;; esac; done\n'
         'case "$*" in *--paginate*) cat ids 2>/dev/null || true;; esac; [ ! -e refused ]',
@@ -66,7 +71,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("calls", "body", "ids", "refused", "output", "summary"):
         Path(name).unlink(missing_ok=True)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    usual = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    usual = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PRETENDED": ""}
 
     def run(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script]
@@ -128,7 +133,8 @@ def test_the_action_attacks_judges_and_reports(run: Run, folder: Path) -> None:
     assert len(read_sarif(Path("advdef.sarif").read_text(encoding="utf-8"))["runs"][0]["results"]) >= 1
     assert Path("advdef.csv").read_text().count("\n") == 2
     assert run(script_of("Obey the gates"), CODE="1").returncode == 1
-    run(sweep, **variables | {"INFORMATIONAL": "true"})
+    run(sweep, **variables | {"INFORMATIONAL": "true", "ARGUMENTS": "--seed 0\n--n 5", "PRETENDED": "0"})
+    assert Path("calls").read_text().endswith(" -o advdef.sarif --seed 0 --n 5 --informational\n")
     run(sweep, **variables | {"SUITE": "missing.yaml"})
     assert Path("output").read_text() == "exit-code=1\nexit-code=0\nexit-code=2\n"
     assert not Path("advdef.md").exists()
@@ -263,30 +269,27 @@ def page_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def test_the_page_on_the_first_gate_holds(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_on_the_first_gate_holds(
+    advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its commands run on its files, one after the other, and end with 0; so do its pytest example and its pyproject.toml."""
-    place = folder / "page"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    train, others = page_blocks("sh")
+    monkeypatch.chdir(tmp_path)
     suite, *_ = page_blocks("yaml")
     Path("gate.yaml").write_text(suite)
-    for line in (train + others).splitlines():
-        done = run(line)
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
-    assert "::notice title=advdef::gates: " in done.stdout
+    for line in "".join(page_blocks("sh")).splitlines():
+        program, *words = shlex.split(line)
+        done = advdef(*words)
+        assert (program, done.code) == ("advdef", 0), (line, done.out, done.err)
+    assert "::notice title=advdef::gates: " in done.out
     (example,) = page_blocks("python")
-    Path("test_page.py").write_text(example)
-    done = run(
-        f"{shlex.quote(sys.executable)} -m pytest -q -p robustbench_cli.pytest_plugin",
-        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
-    )
-    assert done.returncode == 0, done.stdout
+    content: dict[str, Any] = {}
+    exec(example, content)
+    content["test_robust"](gate)
     (toml,) = page_blocks("toml")
     Path("pyproject.toml").write_text(toml)
     shutil.move("advdef-runs", "runs")
-    done = run("advdef sweep")
-    assert (done.returncode, "cells cached in" in done.stderr) == (0, True), done.stderr
+    done = advdef("sweep")
+    assert (done.code, "cells cached in" in done.err) == (0, True), done.err
 
 
 def test_the_workflows_of_the_page_are_valid() -> None:
