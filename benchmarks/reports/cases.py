@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from robustbench_cli.benchmarks.reports.columns import flag_names
 from robustbench_cli.core.strict_yaml import Position
 
 if TYPE_CHECKING:
@@ -126,16 +127,12 @@ def row_cases(
             name=f"{row_name(row)} seed {row['seed']} cell {row['cell']}",
             outcome=outcome,
             message=reasons[number] if reasons else measured(row),
-            flags=_flags(row) if outcome == "passed" else (),
+            flags=flag_names(row["flags"]) if outcome == "passed" else (),
             position=None if positions is None else positions.of_attack(str(row["attack"])),
             identity=row_identity(row),
         )
         for number, (_, row) in enumerate(table.iterrows())
     ]
-
-
-def _flags(row: pd.Series) -> list[str]:
-    return [flag for flag in row["flags"].split(";") if flag] if isinstance(row["flags"], str) else []
 
 
 def measured(row: pd.Series) -> str:
@@ -150,5 +147,4 @@ def measured(row: pd.Series) -> str:
         # Published corrupted images have no clean accuracy, which is NaN then.
         if row[name] == row[name]
     ]
-    flags = _flags(row)
-    return ", ".join([*parts, *([f"flags {';'.join(flags)}"] if flags else [])])
+    return ", ".join([*parts, *([f"flags {row['flags']}"] if flag_names(row["flags"]) else [])])

@@ -27,6 +27,7 @@ __all__ = [
     "Shown",
     "column",
     "column_names",
+    "flag_names",
     "gated_columns",
     "identity_columns",
     "shared_values",
@@ -465,6 +466,18 @@ def column(name: str) -> Column:
 def column_names() -> list[str]:
     """The names of the columns that every table has, in the order of the CSV file."""
     return [entry.name for entry in COLUMNS if entry.value is not None]
+
+
+def flag_names(field: object) -> list[str]:
+    """The names in a field of the column ``flags``.
+
+    Args:
+        field: The names with semicolons between them; empty without flags, and missing (NaN) in rows without a result.
+
+    >>> flag_names("no-eot;zero-gradient"), flag_names(""), flag_names(float("nan"))
+    (['no-eot', 'zero-gradient'], [], [])
+    """
+    return field.split(";") if isinstance(field, str) and field else []
 
 
 def gated_columns() -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedComparison, compare_paired, holm
-from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names, threat_text
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names, flag_names, threat_text
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.benchmarks.reports.gates import parse_conditions, select, unmet
 from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
@@ -285,8 +285,6 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"p (Holm): p corrected for {pairs} of this table; 'differ' marks pairs with p (Holm) of at most 5 %"
     if any(row["attack"] == WORST_CASE and row["a_attacks"] != row["b_attacks"] for row in rows):
         yield "worst cases over different attacks are compared: see a_attacks and b_attacks in --format csv"
-    flagged = sorted(
-        {flag for row in rows for side in "ab" for flag in str(row[f"{side}_flags"] or "").split(";")} - {""}
-    )
+    flagged = sorted({flag for row in rows for side in "ab" for flag in flag_names(row[f"{side}_flags"])})
     if flagged:
         yield f"flagged rows are among them ({', '.join(flagged)}): their robust accuracy may be overstated, and so a difference"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
 from robustbench_cli.benchmarks.datasets.base.options import PREPROCESSING, split_name, with_options
+from robustbench_cli.benchmarks.reports.columns import flag_names
 from robustbench_cli.benchmarks.reports.gates import read_baseline
 from robustbench_cli.core.errors import UserError, one_line
 
@@ -122,7 +123,7 @@ def _mean(members: pd.DataFrame) -> dict[str, Any]:
     by_corruption = members.groupby("corruption", sort=False)
     values = {name: _number(by_corruption[name].mean().mean()) for name in _MEANS}
     count, whole = len(members[["corruption", "severity"]].drop_duplicates()), len(BENCHMARK) * len(SEVERITIES)
-    flags = sorted({flag for text in members["flags"].dropna() for flag in text.split(";") if flag})
+    flags = sorted({flag for text in members["flags"] for flag in flag_names(text)})
     cells = "".join(sorted(members["cell"]))
     empty = ("mean_l2", "mean_linf", "des", "des_low", "des_high", "clean_accuracy_loss_within_interval", "severity")
     return {

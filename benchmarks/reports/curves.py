@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, threat_text
 from robustbench_cli.benchmarks.reports.readable import records
@@ -19,10 +19,12 @@ __all__ = [
     "TradeOff",
     "TradeOffPoint",
     "decisive_rows",
+    "estimate",
     "model_labels",
     "pareto_front",
     "radius_curves",
     "setting_text",
+    "strength",
     "trade_offs",
 ]
 
@@ -134,13 +136,17 @@ def decisive_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         key = _key(row, (*_SETTING, *_SUBJECT, "eps_value"))
         other = chosen.get(key)
-        if other is None or _strength(row) < _strength(other):
+        if other is None or strength(row) < strength(other):
             chosen[key] = row
     return list(chosen.values())
 
 
-def _strength(row: dict[str, Any]) -> tuple[bool, float]:
-    """Sorts the row that decides first."""
+def strength(row: dict[str, Any]) -> tuple[bool, float]:
+    """Sorts the row that decides first: the worst case, or else that of the strongest attack.
+
+    Args:
+        row: A row of an attack at a radius, as plain data.
+    """
     return row["attack"] != WORST_CASE, row["robust_accuracy"]
 
 
@@ -212,7 +218,7 @@ def radius_curves(table: pd.DataFrame) -> list[RadiusCurve]:
                     norm=points[0]["norm"],
                     eps=(0.0, *(row["eps_value"] for row in points)),
                     eps_text=("0", *(row["eps"] for row in points)),
-                    accuracy=(_estimate(points[0], "clean"), *(_estimate(row, "robust") for row in points)),
+                    accuracy=(estimate(points[0], "clean"), *(estimate(row, "robust") for row in points)),
                     attack=("", *(row["attack"] for row in points)),
                 )
             )
@@ -235,8 +241,8 @@ def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
                 points=tuple(
                     TradeOffPoint(
                         label=label,
-                        clean=_estimate(row, "clean"),
-                        robust=_estimate(row, "robust"),
+                        clean=estimate(row, "clean"),
+                        robust=estimate(row, "robust"),
                         attack=row["attack"],
                         on_front=on_front,
                     )
@@ -266,7 +272,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [point in on_front for point in points]
 
 
-def _estimate(row: dict[str, Any], kind: str) -> Estimate:
+def estimate(row: dict[str, Any], kind: Literal["clean", "robust"]) -> Estimate:
+    """An accuracy of a row with its interval.
+
+    Args:
+        row: The row as plain data.
+        kind: Which accuracy.
+    """
     return Estimate(*(row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high")))
 
 

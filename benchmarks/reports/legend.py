@@ -6,13 +6,13 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from robustbench_cli.benchmarks.evaluation import checks
-from robustbench_cli.benchmarks.reports.columns import shown_columns
+from robustbench_cli.benchmarks.reports.columns import flag_names, shown_columns
 from robustbench_cli.core.class_source import read_exported
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["flag_marks", "flag_texts", "notes", "quick_look", "raised_flags"]
+__all__ = ["check_page", "flag_marks", "flag_texts", "notes", "quick_look", "raised_flags"]
 
 _MEAN = "for the paper's mean corruption error (mCE): advdef report --corruption-baseline alexnet|FILE.csv"
 
@@ -23,18 +23,28 @@ def flag_texts(flags: Collection[str]) -> dict[str, str]:
     Args:
         flags: The names of flags.
     """
-    return {name: _text(name) for name in checks.registry.names() if name in flags}
+    return {
+        name: check_page(name)[0] or checks.registry.load(name).text
+        for name in checks.registry.names()
+        if name in flags
+    }
 
 
-def _text(check: str) -> str:
-    module = checks.registry.module_of(check)
+def check_page(name: str) -> tuple[str, str]:
+    """What a check of the project means and what to do, read without running its code; empty texts for other names.
+
+    Args:
+        name: The name of a check, or any text.
+    """
+    module = checks.registry.module_of(name) if name in checks.registry.names() else None
     source = None if module is None else read_exported(module)
-    return str(checks.registry.load(check).text if source is None else source.constants["text"])
+    constants = {} if source is None else source.constants
+    return constants.get("text", ""), constants.get("remedy", "")
 
 
 def raised_flags(table: pd.DataFrame) -> list[str]:
     """The flags of the rows: those with a meaning first, in the order of :func:`flag_texts`."""
-    raised = {flag: "" for flags in table["flags"].dropna().unique() for flag in str(flags).split(";") if flag}
+    raised = {flag: "" for flags in table["flags"].unique() for flag in flag_names(flags)}
     return list(flag_texts(raised) | raised)
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import ItemsView, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,8 +16,8 @@ from robustbench_cli import __version__
 from robustbench_cli.benchmarks.evaluation.checks import registry as checks
 from robustbench_cli.benchmarks.reports.cases import CELL, Case
 from robustbench_cli.benchmarks.reports.gate_options import GATES
+from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.markdown import GateMark
-from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.escaping import escaped_for_github, escaped_for_terminal
 from robustbench_cli.core.strict_yaml import Position
 
@@ -32,8 +32,7 @@ def junit(cases: Sequence[Case], *, name: str = "advdef report") -> str:
         name: The name of all suites together.
     """
     root = ET.Element("testsuites", {"name": name, **_counts(cases)})
-    for group in dict.fromkeys(case.group for case in cases):
-        members = [case for case in cases if case.group == group]
+    for group, members in _by_group(cases):
         title = escaped_for_terminal(group)
         suite = ET.SubElement(
             root, "testsuite", {"name": title, **_counts(members), "skipped": _count(members, "skipped")}
@@ -106,9 +105,11 @@ def _counted(cases: Sequence[Case]) -> str:
     return "; ".join(map(escaped_for_github, parts)) or "no gates and no cells"
 
 
-def _by_group(cases: Sequence[Case]) -> Iterator[tuple[str, list[Case]]]:
-    for group in dict.fromkeys(case.group for case in cases):
-        yield group, [case for case in cases if case.group == group]
+def _by_group(cases: Sequence[Case]) -> ItemsView[str, list[Case]]:
+    groups: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[case.group].append(case)
+    return groups.items()
 
 
 _MOST_MARKS = 100
@@ -177,9 +178,7 @@ def _rules() -> list[dict[str, Any]]:
 
 def _text_of(flag: str) -> str:
     """The meaning of a flag; its name where the check is not installed or is not one of the project."""
-    module = checks.module_of(flag)
-    source = None if module is None else read_exported(module)
-    return escaped_for_terminal(str(source.constants.get("text") or flag) if source is not None else flag)
+    return escaped_for_terminal(check_page(flag)[0] or flag)
 
 
 def _result(case: Case, rule: str, level: str, message: str, known: dict[str, int]) -> dict[str, Any]:

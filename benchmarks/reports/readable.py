@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_cli.benchmarks.reports.columns import Column, shown_columns
+from robustbench_cli.benchmarks.reports.columns import Column, flag_names, shown_columns
 from robustbench_cli.benchmarks.reports.legend import flag_marks
 from robustbench_cli.benchmarks.reports.selection import selected_columns
 
@@ -67,7 +67,7 @@ def readable(
     if FLAG_NAMES in hidden:
         marks = flag_marks(table)
         for row in rows:
-            row["flags"] = ",".join(marks[flag] for flag in str(row["flags"] or "").split(";") if flag)
+            row["flags"] = ",".join(marks[flag] for flag in flag_names(row["flags"]))
     return columns, [[entry.text(row, interval=intervals[entry.name]) for entry in columns] for row in rows]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_cli.benchmarks.evaluation.checks import registry as checks
-from robustbench_cli.benchmarks.reports.columns import column, gated_columns
+from robustbench_cli.benchmarks.reports.columns import column, flag_names, gated_columns
 from robustbench_cli.benchmarks.reports.gate_options import ANY_FLAG, GATES, Gate, gate_with
 from robustbench_cli.benchmarks.reports.gates import (
     Limit,
@@ -200,8 +200,7 @@ def judge(
 
 
 def _judge_flags(row: pd.Series, flag: str, verdict: Verdict) -> None:
-    flags = [] if pd.isna(row["flags"]) else [name for name in str(row["flags"]).split(";") if name]
-    raised = flags if flag == ANY_FLAG else [name for name in flags if name == flag]
+    raised = [name for name in flag_names(row["flags"]) if flag in {ANY_FLAG, name}]
     if raised:
         verdict.add(row, "failed", f"it has the flag {', '.join(raised)}: see 'advdef show check {raised[0]}'")
     else:

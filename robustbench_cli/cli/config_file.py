@@ -156,8 +156,8 @@ def _values(
     return values
 
 
-_FILE_NAME = re.compile(r".+\.(ya?ml|py:.+)", re.DOTALL)
-"""A suite, or an attack, defense, model or data set in a file of the user."""
+_FILE_NAME = re.compile(r".+\.(ya?ml|csv|py:.+)", re.DOTALL)
+"""A suite or a table, or an attack, defense, model or data set in a file of the user."""
 
 
 def _in_folder(option: click.Parameter, arguments: Any, folder: Path) -> Any:

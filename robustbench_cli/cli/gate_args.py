@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, Requirement, VerdictKey
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
-__all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option", "suite_requirements"]
+__all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option", "obey", "suite_requirements"]
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,7 @@ class Judged:
             console.note(
                 f"{rows} at any distance left out of gates: without a radius, an accuracy under attack says nothing"
             )
-        if missing:
-            raise CellsFailed([*missing, *broken])
-        if broken and not self.gates.informational:
-            raise GateFailed(broken)
-        for line in broken:
-            console.warn(f"{line} (--informational: the exit code is 0)")
+        obey(missing, broken, informational=self.gates.informational)
         passed = [
             requirement.label
             for requirement, verdict in zip(self.gates.requirements, self.verdicts, strict=True)
@@ -232,6 +227,26 @@ class GateArgs:
         ]
         unmatched = [] if before is None else gates.without_baseline(table, before)
         return Judged(table, self, verdicts, unfinished, unmatched)
+
+
+def obey(missing: Sequence[str], broken: Sequence[str], *, informational: bool) -> None:
+    """Ends a command whose gates are broken or cannot be judged.
+
+    Args:
+        missing: A line for each row that is missing or cannot be judged.
+        broken: A line for each broken gate.
+        informational: Whether a broken gate is only a warning.
+
+    Raises:
+        CellsFailed: A row is missing or cannot be judged.
+        GateFailed: A gate is broken, and this is not only a warning.
+    """
+    if missing:
+        raise CellsFailed([*missing, *broken])
+    if broken and not informational:
+        raise GateFailed(broken)
+    for line in broken:
+        console.warn(f"{line} (--informational: the exit code is 0)")
 
 
 def suite_requirements(config: SuiteConfig) -> list[Requirement]:

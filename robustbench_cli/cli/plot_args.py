@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustbench_cli.benchmarks.reports.plots import PLOT_FORMATS, require_matplotlib, write_plots
 from robustbench_cli.cli import console
 from robustbench_cli.cli.option_sets import OptionSet
 from robustbench_cli.cli.options import option
 from robustbench_cli.cli.param_types import OneOf
+from robustbench_cli.core.atomic_write import ensure_writable
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = ["PlotArgs", "plot_options"]
-
-_FORMATS = ("svg", "pdf", "png")
 
 _WIDTH = 100
 """The largest width of a plot in characters; in a pipe it is 80."""
@@ -57,12 +57,9 @@ class PlotArgs:
             if plot_formats:
                 raise UserError("--plot-format is for files: give --plots DIR too, or leave it out")
             return cls(in_terminal=plot)
-        from robustbench_cli.benchmarks.reports.plots import require_matplotlib
-        from robustbench_cli.core.atomic_write import ensure_writable
-
         require_matplotlib()
         ensure_writable(plots)
-        return cls(plot, plots, tuple(dict.fromkeys(plot_formats)) or _FORMATS[:1])
+        return cls(plot, plots, tuple(dict.fromkeys(plot_formats)) or PLOT_FORMATS[:1])
 
     def require_table(self, output_format: str, other: str | None) -> None:
         """Refuses options that would be ignored.
@@ -93,8 +90,6 @@ class PlotArgs:
         """
         plot = self._in_terminal(table) if self.in_terminal else None
         if self.folder is not None:
-            from robustbench_cli.benchmarks.reports.plots import write_plots
-
             files = write_plots(table, self.folder, self.formats)
             console.note(f"wrote {len(files)} charts to {self.folder}")
         return plot
@@ -130,7 +125,7 @@ plot_options = OptionSet(
             "--plot-format",
             "plot_formats",
             multiple=True,
-            type=OneOf(_FORMATS),
+            type=OneOf(PLOT_FORMATS),
             group="Output",
             help="Format of the charts; repeatable.  [default: svg]",
         ),

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib.abc import InspectLoader
 from typing import TYPE_CHECKING
 
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedError
 from robustbench_cli.core.errors import one_line
 from robustbench_cli.core.registry import Registry
 
@@ -91,6 +90,9 @@ def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Find
     Raises:
         UndecidedError: The check cannot decide.
     """
+    # Every command imports this module, for the names of checks, and most start without pydantic.
+    from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedError
+
     try:
         return look()
     except UndecidedError:

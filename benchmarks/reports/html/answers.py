@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_cli.benchmarks.reports.columns import WORST_CASE, threat_text
-from robustbench_cli.benchmarks.reports.curves import Estimate, model_labels, setting_text
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
+from robustbench_cli.benchmarks.reports.curves import Estimate, estimate, model_labels, setting_text, strength
 from robustbench_cli.benchmarks.reports.html.charts import interval_text
 from robustbench_cli.benchmarks.reports.html.content import Judged
 from robustbench_cli.benchmarks.reports.html.svg import shortened
@@ -85,9 +85,9 @@ def _answer(label: str, rows: list[dict[str, Any]], verdict: str) -> Answer:
         sentence, flags = _without_radius(rows), _flags(rows)
         return Answer(label=label, setting=setting, sentence=sentence, verdict=verdict, flags=flags)
     radii = sorted(by_radius)
-    deciding = [_deciding(by_radius[radius]) for radius in radii]
+    deciding = [min(by_radius[radius], key=strength) for radius in radii]
     last = deciding[-1]
-    clean = Estimate(*(last[f"clean_accuracy{end}"] for end in ("", "_low", "_high")))
+    clean = estimate(last, "clean")
     return Answer(
         label=label,
         setting=setting,
@@ -95,28 +95,19 @@ def _answer(label: str, rows: list[dict[str, Any]], verdict: str) -> Answer:
         verdict=verdict,
         flags=_flags(deciding),
         clean=clean,
-        robust=_robust(last),
+        robust=estimate(last, "robust"),
         smaller=tuple(row["robust_accuracy"] for row in deciding[:-1]),
     )
 
 
-def _deciding(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The worst case, or else the row of the strongest attack."""
-    return min(rows, key=lambda row: (row["attack"] != WORST_CASE, row["robust_accuracy"]))
-
-
-def _robust(row: dict[str, Any]) -> Estimate:
-    return Estimate(*(row[f"robust_accuracy{end}"] for end in ("", "_low", "_high")))
-
-
 def _flags(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(flag for row in rows for flag in (row["flags"] or "").split(";") if flag))
+    return tuple(dict.fromkeys(flag for row in rows for flag in flag_names(row["flags"])))
 
 
 def _sentence(clean: Estimate, deciding: Sequence[dict[str, Any]], at_last: Sequence[dict[str, Any]]) -> str:
     """The accuracies at up to three radii, and the strongest attack at the largest."""
     some = deciding if len(deciding) <= 3 else [deciding[0], deciding[len(deciding) // 2], deciding[-1]]
-    places = [f"{interval_text(_robust(row))} within {shortened(threat_text(row), most=40)}" for row in some]
+    places = [f"{interval_text(estimate(row, 'robust'))} within {shortened(threat_text(row), most=40)}" for row in some]
     listed = places[0] if len(places) == 1 else f"{', '.join(places[:-1])} and {places[-1]}"
     attacks = [row for row in at_last if row["attack"] not in {WORST_CASE, "none"}]
     if not attacks:
@@ -149,4 +140,4 @@ def _without_radius(rows: Sequence[dict[str, Any]]) -> str:
     attack = "" if lowest["attack"] == "none" else f" and {lowest['attack']} within {threat_text(lowest)}"
     corruption = "" if lowest["corruption"] is None else f"{lowest['corruption']} {lowest['severity'] or ''}".strip()
     under = f" under {corruption}{attack}" if corruption else " without an attack"
-    return f"{interval_text(_robust(lowest))} of the images are right{shortened(under)}."
+    return f"{interval_text(estimate(lowest, 'robust'))} of the images are right{shortened(under)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from robustbench_cli import __version__
-from robustbench_cli.benchmarks.evaluation import checks
+from robustbench_cli.benchmarks.reports.columns import flag_names
 from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.curves import (
     Estimate,
@@ -42,30 +43,21 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     share_matrix,
 )
 from robustbench_cli.benchmarks.reports.html.worst_case import WorstCase, cells_of, groups_in_table, worst_cases
+from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.worst_case_flags import QUICK_LOOK
-from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.escaping import escaped_for_terminal
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-__all__ = ["page", "page_of_table"]
+__all__ = ["page"]
 
 _FOLDER = Path(__file__).parent
 
 _MOST_CHARTS = 24
 """The largest number of charts of a kind; the tables have the figures of all."""
-
-
-def page_of_table(table: pd.DataFrame) -> str:
-    """The page of a table alone.
-
-    Args:
-        table: The rows, with the columns of :data:`~.columns.COLUMNS`.
-    """
-    return page(PageContent(table=table))
 
 
 def page(content: PageContent) -> str:
@@ -329,12 +321,14 @@ class _Page:
         return Table(caption=caption, headers=headers, rows=rows) if rows else None
 
     @cached_property
+    def _titles(self) -> dict[str, str]:
+        """The title of each row by its cell."""
+        return {row["cell"]: _title(label, row) for label, row in zip(model_labels(self.rows), self.rows, strict=True)}
+
+    @cached_property
     def worst_cases(self) -> list[_Strips]:
         """The strips of each model and threat."""
-        titles = {
-            row["cell"]: _title(label, row) for label, row in zip(model_labels(self.rows), self.rows, strict=True)
-        }
-        return [_strips(case, titles) for case in worst_cases(self.content)]
+        return [_strips(case, self._titles) for case in worst_cases(self.content)]
 
     @cached_property
     def findings(self) -> Table:
@@ -342,15 +336,14 @@ class _Page:
         rows = []
         for judged in self.content.verdicts or ():
             for finding in judged.findings:
-                meaning, remedy = _check_page(finding.check)
+                meaning, remedy = check_page(finding.check)
                 texts = (judged.title, finding.severity, finding.check, finding.evidence, remedy or meaning)
                 rows.append([Field(shortened(text, most=600)) for text in texts])
         if self.content.verdicts is None:
-            flags = dict.fromkeys(flag for row in self.rows for flag in (row["flags"] or "").split(";") if flag)
-            for flag in flags:
-                meaning, remedy = _check_page(flag)
-                count = sum(flag in (row["flags"] or "").split(";") for row in self.rows)
-                of_flag = (f"{count} rows", "flag", flag, meaning, remedy)
+            counts = Counter(flag for row in self.rows for flag in flag_names(row["flags"]))
+            for flag, count in counts.items():
+                meaning, remedy = check_page(flag)
+                of_flag = (f"{count} {'row' if count == 1 else 'rows'}", "flag", flag, meaning, remedy)
                 rows.append([Field(shortened(text, most=600)) for text in of_flag])
         headers = [(name, False) for name in ("rows", "severity", "check", "evidence", "what to do")]
         return Table(caption="Findings, with the evidence", headers=headers, rows=rows)
@@ -358,11 +351,8 @@ class _Page:
     @cached_property
     def galleries(self) -> list[tuple[str, Gallery]]:
         """Each gallery with its title."""
-        titles = {
-            row["cell"]: _title(label, row) for label, row in zip(model_labels(self.rows), self.rows, strict=True)
-        }
         return [
-            (titles.get(gallery.result.cell.id, shortened(gallery.result.cell.defense)), gallery)
+            (self._titles.get(gallery.result.cell.id, shortened(gallery.result.cell.defense)), gallery)
             for gallery in galleries(self.content, self.notes)
         ]
 
@@ -508,11 +498,3 @@ def _strips(case: WorstCase, titles: dict[str, str]) -> _Strips:
         winners=pictures.category_strip(case.chosen),
         alternative=f"Worst case: {case.broken} of {images} images wrong; strongest {won}",
     )
-
-
-def _check_page(name: str) -> tuple[str, str]:
-    """What a check of the project means and what to do, without running its code; empty texts for another name."""
-    module = checks.registry.module_of(name) if name in checks.registry.names() else None
-    source = None if module is None else read_exported(module)
-    constants = {} if source is None else source.constants
-    return constants.get("text", ""), constants.get("remedy", "")

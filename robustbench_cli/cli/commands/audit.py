@@ -13,8 +13,7 @@ import click
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.cli import console
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.gate_args import informational_option
+from robustbench_cli.cli.gate_args import informational_option, obey
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -184,12 +183,7 @@ def _judge(
         others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         option = "--strict" if is_given("strict") else f"--fail-on-verdict {worst}"
         lines = [f"{option}: {first.title}: {first.verdict}: {first.findings[0].check}{others}"]
-    if missing:
-        raise CellsFailed([*missing, *lines])
-    if lines and not informational:
-        raise GateFailed(lines)
-    for line in lines:
-        console.warn(f"{line} (--informational: the exit code is 0)")
+    obey(missing, lines, informational=informational)
 
 
 def _of_models(

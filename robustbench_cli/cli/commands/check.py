@@ -51,12 +51,12 @@ def _described(path: Path) -> str:
         raise UserError(f"{path} is no suite file: give a file that ends in .yaml")
     config = read_suite(str(path))
     _require_known_names(config)
-    counts = (
-        ("models or defenses", len(config.defenses)),
-        ("attacks", len(config.entries)),
-        ("gates", len(suite_requirements(config))),
-    )
-    return ", ".join(f"{number} {noun}" for noun, number in counts)
+    counts = {
+        "defense": len(config.defenses),
+        "attack": len(config.entries),
+        "gate": len(suite_requirements(config)),
+    }
+    return ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in counts.items())
 
 
 def _require_known_names(config: SuiteConfig) -> None:

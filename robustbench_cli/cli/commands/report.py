@@ -144,14 +144,13 @@ def report(
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
     tables.require_writable_tables(outputs)
-    show = _shown(leaderboard, _comparison(compare, other_row), view, by_protocol=by_protocol)
+    show = _shown(leaderboard, _comparison(compare, other_row), view, images, by_protocol=by_protocol)
     _require_images(images, output_format, outputs)
     destinations = _destinations(trackers, other)
     allowed = parse_conditions(conditions)
     reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
     paths = stores_or_default(stores)
     content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline)
-    content.images = images
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
@@ -255,7 +254,6 @@ class _Content:
         conflicts: A line for each of the rows that contradicts a certificate by smoothing.
         impossible: A line for each of the rows that contradicts a proof.
         stores: The stores.
-        images: The folder of adversarial images; ``None`` without one.
     """
 
     table: pd.DataFrame
@@ -265,7 +263,6 @@ class _Content:
     conflicts: list[str]
     impossible: list[str]
     stores: Sequence[Store]
-    images: Path | None = None
 
     @classmethod
     def of(
@@ -322,14 +319,14 @@ class _Content:
             stores,
         )
 
-    def of_page(self, table: pd.DataFrame) -> PageContent:
+    def of_page(self, table: pd.DataFrame, *, images: Path | None) -> PageContent:
         """All that an HTML page shows; see :func:`~robustbench_cli.cli.reporting.page_content`."""
         return page_content(
             table,
             stores=[store.path for store in self.stores],
             results=self.results,
             read=self.read,
-            images=self.images,
+            images=images,
             missing=self.unfinished.lines,
             conflicts=[*self.impossible, *self.conflicts],
         )
@@ -450,7 +447,12 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _shown(
-    leaderboard: str | None, comparison: ComparedRows | None, view: TableArgs, *, by_protocol: bool
+    leaderboard: str | None,
+    comparison: ComparedRows | None,
+    view: TableArgs,
+    images: Path | None,
+    *,
+    by_protocol: bool,
 ) -> Callable[[_Content, Judged, Reporting], None]:
     """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
 
@@ -476,4 +478,4 @@ def _shown(
             output_format=reporting.output_format,
             outputs=reporting.outputs,
         )
-    return lambda content, judged, reporting: show_results(judged, reporting, content.of_page)
+    return lambda content, judged, reporting: show_results(judged, reporting, partial(content.of_page, images=images))

@@ -19,7 +19,7 @@ from robustbench_cli.cli.options import (
     ProcessArgs,
     command,
     computing,
-    is_given,
+    is_on_command_line,
     option,
     output_files,
     output_format,
@@ -113,8 +113,7 @@ def sweep(
     select = partial(_selected, shard, existing, common.store, split=processes.split)
     gates = _gates(gates, config, shard)
     if dry_run or status:
-        _require_nothing_to_judge("--dry-run" if dry_run else "--status")
-        tables.require_writable_tables(outputs)
+        _require_no_table("--dry-run" if dry_run else "--status")
         _report_status(common, config, shard, dry_run=dry_run)
     else:
         run_suite(
@@ -143,15 +142,16 @@ def _gates(gates: GateArgs, config: SuiteConfig, shard: tuple[int, int] | None) 
     return replace(with_suite, requirements=gates.requirements)
 
 
-def _require_nothing_to_judge(option: str) -> None:
-    """Refuses gates and formats for a table that is not printed.
+def _require_no_table(option: str) -> None:
+    """Refuses gates, formats and files of the command line beside an option that prints no table of results.
 
     Raises:
         UserError: There is one.
     """
-    for name in (*gate_options.names, "output_format"):
-        if is_given(name):
-            given = "format" if name == "output_format" else name.replace("_", "-")
+    named = {"output_format": "format", "outputs": "output"}
+    for name in (*gate_options.names, *named):
+        if is_on_command_line(name):
+            given = named.get(name, name.replace("_", "-"))
             raise UserError(f"{option} computes nothing, so that --{given} changes nothing: leave one of them out")
 
 

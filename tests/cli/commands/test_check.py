@@ -27,7 +27,7 @@ def test_suites_are_checked_without_running_them(advdef: Callable[..., Any], tmp
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert [line.partition(": ")[0] for line in lines] == files
-    assert lines[-1].endswith(": 2 models or defenses, 3 attacks, 2 gates")
+    assert lines[-1].endswith(": 2 defenses, 3 attacks, 2 gates")
 
 
 @pytest.mark.parametrize(

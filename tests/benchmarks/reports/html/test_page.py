@@ -10,7 +10,7 @@ import pytest
 
 from robustbench_cli.benchmarks.reports.html import page as page_module
 from robustbench_cli.benchmarks.reports.html.content import PageContent
-from robustbench_cli.benchmarks.reports.html.page import page, page_of_table
+from robustbench_cli.benchmarks.reports.html.page import page
 
 from .conftest import MakeContent
 
@@ -163,7 +163,7 @@ def test_an_empty_table_has_a_page() -> None:
     """It says so, and what to do."""
     from robustbench_cli.benchmarks.reports.rows import rows
 
-    source = page_of_table(rows([], lambda _: None))
+    source = page(PageContent(table=rows([], lambda _: None)))
     Parsed(source)
     assert "There are no rows" in source
     assert source.count('class="empty"') >= 8
@@ -171,7 +171,7 @@ def test_an_empty_table_has_a_page() -> None:
 
 def test_a_table_alone_has_a_page(make_content: MakeContent) -> None:
     """Without outcomes, verdicts and commands; it says where these are."""
-    source = page_of_table(make_content().table)
+    source = page(PageContent(table=make_content().table))
     Parsed(source)
     assert "this page was made from the table alone" in source
     assert "--save-images DIR" in source
