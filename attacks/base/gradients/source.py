@@ -174,10 +174,10 @@ class GradientSource(ABC):
 
         with torch.no_grad(), full_float32(images.device):
             logits = self.size.retry_smaller(len(images) * self.cost, compute)
-        self._watched(images, logits)
+        self._notify_watcher(images, logits)
         return logits
 
-    def _watched(self, images: Tensor, logits: Tensor) -> None:
+    def _notify_watcher(self, images: Tensor, logits: Tensor) -> None:
         if self.watch is not None:
             self.watch(images, logits)
 
@@ -297,7 +297,7 @@ class GradientSource(ABC):
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
-        self._watched(images, passes.logits)
+        self._notify_watcher(images, passes.logits)
         return passes
 
     def _differentiate_slices(
@@ -358,7 +358,7 @@ class GradientSource(ABC):
             raise NoGradientError(_NO_GRADIENT)
         self.forwards += self.cost * len(images)
         self._note_query(images)
-        self._watched(images, graph[1].detach())
+        self._notify_watcher(images, graph[1].detach())
         return graph
 
     def backward_through(self, graph: tuple[Tensor, Tensor], slopes: Tensor, labels: Tensor) -> Tensor:

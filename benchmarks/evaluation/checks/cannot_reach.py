@@ -16,8 +16,8 @@ _FEWEST = 5
 """The fewest unbroken images that an attack must have moved."""
 
 _NEAR, _NEAR_IN_SUMS = 0.9, 0.5
-"""The share of the radius that some image must move, and that the steps must have together; and the share that some image must move
-in l2 and l1, where the box stops many pixels.
+"""The share of the radius that some image must move in linf, and all steps together in any norm; and the share that some image must
+move in l2 and l1, where the box stops many pixels.
 """
 
 _LEVEL = 1 / 255

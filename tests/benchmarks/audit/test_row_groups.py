@@ -136,8 +136,8 @@ def test_what_the_model_shows_speaks_against_its_rows(
     fog = MethodSpec(name="fog", parameters={"severity": 3})
     cells = [make_cell(), make_cell(data="e" * 64), make_cell(norm="l2"), make_cell(corruption=fog)]
     made = [make_result(cell, outcomes) for cell in cells]
-    for one in made:
-        publish(store, one)
+    for result_and_outcomes in made:
+        publish(store, result_and_outcomes)
     RECORDS.write(store.path, record("unstable"))
     flags = flags_of_groups([store.path], damaged=fail)
     groups = [[([result], Outcomes.stacked([outcomes]), outcomes)] for result, _ in made]

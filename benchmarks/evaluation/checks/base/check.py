@@ -39,8 +39,8 @@ class Check:
         budget: The smallest budget of an audit that includes :meth:`finding_in_model`.
         needs: What :meth:`finding_in_model` uses of the probe besides the model. Without it, the check is left out. The
             cost of what several checks share counts once.
-        advises: Whether a finding in stored rows says that more should be measured, and not that a figure is wrong. It is no
-            flag in a table, which has the interval and the note of a quick look.
+        advises: Whether a finding in stored rows says that more should be measured, and not that a figure is wrong. Tables have
+            no flag for it: they show the interval and the note of a quick look.
         name: The flag.
     """
 

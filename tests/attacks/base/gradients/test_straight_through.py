@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, from_numpy, nn
 
 from robustbench_cli.attacks.base.gradients.straight_through import StraightThrough
 
@@ -64,6 +64,10 @@ def through_numpy(values: Tensor) -> Tensor:
     return torch.from_numpy(3 * values.detach().numpy())
 
 
+def through_imported_name(values: Tensor) -> Tensor:
+    return from_numpy(3 * values.detach().numpy())
+
+
 def through_bytes(values: Tensor) -> Tensor:
     rows = [torch.tensor(np.array((255 * row).round().byte().numpy()))[None] for row in values.detach().cpu()]
     return torch.cat(rows).float() / 255
@@ -113,6 +117,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "floor_division": (lambda values: values // 0.25, 4),
     "bits": (lambda values: (((4 * values).int() >> 1 << 1) & 6) / 4, 1),
     "numpy": (through_numpy, 1),
+    "imported_name": (through_imported_name, 1),
     "named_array": (lambda values: torch.tensor(data=values.detach().numpy()), 1),
     "bytes": (through_bytes, 1),
     "hook": (hooked, 3),
@@ -144,6 +149,19 @@ def test_a_one_hot_class_has_the_gradient_of_the_softmax() -> None:
     (gradient,) = torch.autograd.grad(outputs[0, 1], values)
     shares = values.detach().softmax(1)
     torch.testing.assert_close(gradient, shares[:, 1:2] * (torch.tensor([[0.0, 1.0, 0.0]]) - shares))
+
+
+@pytest.mark.parametrize(
+    ("function", "slopes"),
+    [(multiplied_in_place, [[0, 3, 3], [0, 3, 3]]), (copied_in_place, [[0, 0, 0], [3, 3, 3]])],
+)
+def test_masks_change_a_tensor_in_place_once(function: Callable[[Tensor], Tensor], slopes: list[list[float]]) -> None:
+    """The logits are those of the model; the gradient is cut at the mask."""
+    values = torch.tensor([[0.3, 0.6, 0.8], [0.1, 0.5, 0.9]], requires_grad=True)
+    outputs = StraightThrough(Function(function))(values)
+    assert torch.equal(outputs, function(values))
+    (gradient,) = torch.autograd.grad(outputs.sum(), values)
+    assert gradient.tolist() == slopes
 
 
 def test_a_plain_network_is_left_as_it_is() -> None:

@@ -54,7 +54,7 @@ def test_a_model_that_reads_a_clock_is_found(
 def test_a_model_that_waits_or_draws_is_not_found(
     network: nn.Module, noisy: nn.Module, images: Tensor, make_probe: MakeProbe
 ) -> None:
-    """Nor does the clock of another use stand still."""
+    """A model that waits until some time has passed does not wait forever."""
 
     def wait() -> int:
         started = time.monotonic()

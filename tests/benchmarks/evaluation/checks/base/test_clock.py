@@ -30,7 +30,7 @@ def test_all_clocks_show_the_time() -> None:
 
 
 def test_other_threads_keep_the_true_time() -> None:
-    """So do those who ask afterwards."""
+    """So does this thread afterwards."""
     before = time.time()
     with clock_from(START, nn.Identity()), ThreadPoolExecutor(1) as pool:
         assert pool.submit(time.time).result() >= before
