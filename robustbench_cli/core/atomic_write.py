@@ -24,8 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that readers see the old content or the whole new content, also after a crash.
 
     The content is written to a temporary file in the same folder and flushed to the disk. The temporary file is then
-    renamed in one step. If the file system supports it, the temporary file has no name before that. Temporary files that
-    killed writers of the same path have left behind are removed.
+    renamed in one step. If the file system supports it, the temporary file has no name before that, unless there are several
+    files. Temporary files that killed writers of the same path have left behind are removed.
 
     Args:
         path: The file to write. Missing parent folders are created.
@@ -110,7 +110,9 @@ def _temporary_file(temporary: Path, content: bytes, *, flush: bool) -> Iterator
         content: The content.
         flush: Whether to wait until it is on the disk.
     """
-    descriptor = _open_unnamed(temporary.parent)
+    # Files without a name leave nothing if the process dies. They take most of the time of many files that wait for the disk
+    # together, and those have their names soon.
+    descriptor = _open_unnamed(temporary.parent) if flush else None
     if descriptor is not None:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - the file has no path
             _fill(file, content, flush=flush)
