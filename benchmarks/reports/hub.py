@@ -33,8 +33,11 @@ _METRICS = {
 }
 """The type and the name of the metric in each column."""
 
-_PROTOCOL = ("attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed", "flags", "cell")
-"""The columns that say how a metric was measured."""
+_CLEAN = ("n", "repeats", "seed")
+"""The columns that say how an accuracy without an attack was measured."""
+
+_ATTACKED = ("attack", "norm", "eps", "targeted", "eot", *_CLEAN, "flags", "cell")
+"""The columns that say how any other metric was measured."""
 
 
 def model_index(table: pd.DataFrame) -> str:
@@ -59,7 +62,7 @@ def model_index(table: pd.DataFrame) -> str:
         {
             "task": {"type": "image-classification", "name": "Image Classification"},
             "dataset": _dataset(of_data[0]),
-            "metrics": [metric for row in of_data for metric in _metrics(row)],
+            "metrics": _metrics(of_data),
         }
         for of_data in by_data.values()
     ]
@@ -80,7 +83,7 @@ def eval_results(table: pd.DataFrame) -> str:
     """
     strongest: dict[tuple[Any, ...], Record] = {}
     for row in _rows_of_one_model(table, "eval-results"):
-        if row["robust_accuracy"] is None:
+        if row["robust_accuracy"] is None or row["attack"] == "none":
             continue
         key = tuple(row[name] for name in ("dataset", "corruption", "severity", "norm", "eps", "targeted", "seed"))
         if key not in strongest or row["robust_accuracy"] < strongest[key]["robust_accuracy"]:
@@ -137,29 +140,37 @@ def _dataset(row: Record) -> dict[str, Any]:
     name, revision = _on_hub(dataset)
     described = {"name": _line(dataset), "type": _line(name or dataset)}
     if row["corruption"] is not None:
-        described["config"] = _line(f"{row['corruption']}, severity {row['severity']}")
+        severity = "" if row["severity"] is None else f", severity {row['severity']}"
+        described["config"] = _line(f"{row['corruption']}{severity}")
     # The Hub has no labels of the test images of ImageNet.
     described["split"] = "validation" if dataset.partition(":")[0] == "imagenet" else "test"
     return described if revision is None else {**described, "revision": _line(revision)}
 
 
-def _metrics(row: Record) -> list[dict[str, Any]]:
-    threat = _line(f"{row['attack']}, {row['norm']} {row['eps'] or 'any distance'}")
-    return [
-        {
-            "type": kind,
-            "name": name if column == "clean_accuracy" else f"{name} ({threat})",
-            "value": _rounded(row[column]),
-            "args": _protocol(row, column),
-        }
-        for column, (kind, name) in _METRICS.items()
-        if row[column] is not None
-    ]
+def _metrics(rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """The metrics of one data set. The rows of several attacks have the same accuracy without one."""
+    found = []
+    for row in rows:
+        threat = _line(f"{row['attack']}, {row['norm']} {row['eps'] or 'any distance'}")
+        for column, (kind, name) in _METRICS.items():
+            is_clean = column == "clean_accuracy"
+            if row[column] is None or (row["attack"] == "none" and not is_clean):
+                continue
+            metric = {
+                "type": kind,
+                "name": name if is_clean else f"{name} ({threat})",
+                "value": _rounded(row[column]),
+                "args": _protocol(row, column),
+            }
+            if metric not in found:
+                found.append(metric)
+    return found
 
 
 def _protocol(row: Record, column: str) -> Mapping[str, Any]:
     """How a figure was measured, and its 95 % confidence interval."""
-    protocol = {name: row[name] for name in _PROTOCOL if row[name] not in {None, ""}}
+    names = _CLEAN if column == "clean_accuracy" else _ATTACKED
+    protocol = {name: row[name] for name in names if row[name] not in {None, ""}}
     ends = {f"95% {end}": row.get(f"{column}_{end}") for end in ("low", "high")}
     found = {**protocol, **{name: _rounded(value) for name, value in ends.items() if value is not None}}
     return {name: _line(value) if isinstance(value, str) else value for name, value in found.items()}

@@ -48,10 +48,11 @@ def evidence(content: PageContent, cases: Sequence[Case]) -> str:
     behind = _results_of_rows(content)
     models = {_model(row): row for row in rows}
     shown = {result.cell.id: result for row in rows for result in behind.get(row["cell"], ())}
+    by_cell = {result.cell.id: result for result in content.results}
     predicate = {
         "judgment": _judgment(content, rows, cases),
         "models": [_described(model, row, behind.get(row["cell"], ())) for model, row in models.items()],
-        "evaluations": [_evaluation(row, behind.get(row["cell"], ()), content) for row in rows],
+        "evaluations": [_evaluation(row, behind.get(row["cell"], ()), by_cell) for row in rows],
         "audits": [_audit(group) for group in content.verdicts or ()],
         "contradictedCertificates": list(content.conflicts),
         "notTested": not_tested(content, [result.cell for result in shown.values()]),
@@ -114,10 +115,9 @@ def _method(spec: MethodSpec) -> dict[str, Any]:
     return {"name": spec.name, "parameters": spec.parameters, "codeSha256": spec.source}
 
 
-def _evaluation(row: Record, results: Sequence[Result], content: PageContent) -> dict[str, Any]:
+def _evaluation(row: Record, results: Sequence[Result], by_cell: Mapping[str, Result]) -> dict[str, Any]:
     """A row: its threat model, protocol, figures, flags, environment and commands."""
     cells = [result.cell for result in results]
-    by_cell = {result.cell.id: result for result in content.results}
     return {
         "cell": row["cell"],
         "model": _model(row),

@@ -63,12 +63,11 @@ def threat_model(record: Record, cells: list[Cell]) -> dict[str, Any]:
 
     Args:
         record: The row.
-        cells: The cells behind it: one, those of a worst case, or none where only the table is known.
+        cells: The cells behind it: one, those of a worst case, or none for a mean over corruptions.
     """
-    attacked = [cell for cell in cells if cell.attack.name != "none"]
-    if cells and not attacked:
+    names = sorted({cell.attack.name for cell in cells} or {str(record["attack"]).partition("(")[0]})
+    if names == ["none"]:
         return {"attack": None, "inputs": "clean" if record["corruption"] is None else "common corruption"}
-    names = sorted({cell.attack.name for cell in attacked})
     access = {_access(name) for name in names}
     targeted = record["targeted"] not in {"no", None}
     return {

@@ -25,10 +25,10 @@ def test_model_card_has_the_metrics() -> None:
         ("robust_accuracy", 0.2787),
         ("attack_success_rate", 0.7),
     ]
-    assert len(results) == 9
-    assert results[4].metric_name == "Robust accuracy (worst-case, linf 8/255)"
-    assert results[4].metric_args["95% low"] == 0.22
-    assert (results[8].dataset_type, results[8].dataset_revision, results[8].dataset_config) == (
+    assert len(results) == 8
+    assert results[3].metric_name == "Robust accuracy (worst-case, linf 8/255)"
+    assert results[3].metric_args["95% low"] == 0.22
+    assert (results[7].dataset_type, results[7].dataset_revision, results[7].dataset_config) == (
         "a/b",
         "v1",
         "fog, severity 3",
@@ -36,6 +36,16 @@ def test_model_card_has_the_metrics() -> None:
     name, found = model_index_to_eval_results(yaml.safe_load(text)["model-index"])
     assert eval_results_to_model_index(name, found) == yaml.safe_load(text)["model-index"]
     assert ModelCardData(model_name=name, eval_results=found).to_dict()["model-index"]
+
+
+def test_images_without_an_attack_have_no_robust_accuracy() -> None:
+    """And a mean over corruptions has no severity."""
+    clean = {"attack": "none", "corruption": "mean(75 of 75)", "eps": "0"}
+    (data,) = yaml.safe_load(model_index(table(clean)))["model-index"][0]["results"]
+    assert data["dataset"]["config"] == "mean(75 of 75)"
+    assert [metric["name"] for metric in data["metrics"]] == ["Clean accuracy"]
+    with pytest.raises(UserError, match="no row has one"):
+        eval_results(table(clean))
 
 
 def test_a_file_of_results_has_the_lowest_accuracy_of_each_threat() -> None:

@@ -48,4 +48,8 @@ def test_threat_model_of_several_attacks(make_cell: MakeCell) -> None:
 def test_a_row_without_an_attack_has_no_threat_model(make_cell: MakeCell) -> None:
     """A corrupted image is no adversarial one."""
     clean = make_cell(attack=MethodSpec(name="none"))
-    assert threat_model(ROW | {"corruption": "fog"}, [clean]) == {"attack": None, "inputs": "common corruption"}
+    corrupted = {"attack": None, "inputs": "common corruption"}
+    assert threat_model(ROW | {"corruption": "fog"}, [clean]) == corrupted
+    # A mean over corruptions has no cell of its own.
+    assert threat_model(ROW | {"attack": "none", "corruption": "mean"}, []) == corrupted
+    assert threat_model(ROW | {"attack": "pgd(steps=5)", "corruption": "mean"}, [])["knowledge"] == ["white-box"]
