@@ -153,8 +153,8 @@ def parse_limit(text: str, *, gate: Gate, location: str = "") -> Limit:
         raise UserError(f"{option} '{text}': give COLUMN=VALUE, such as {_EXAMPLES[gate.baseline]}{hint}")
     if gate.baseline and number < 0:
         raise UserError(f"{option} '{text}': the largest change is negative: give a number from 0 on")
-    if column(name).kind == "share" and not relative and number > 1:
-        hint = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
+    if column(name).kind == "share" and not relative and not 0 <= number <= 1:
+        hint = f"did you mean {number / 100:g}?" if 1 < number <= 100 else "give a number from 0 to 1"
         raise UserError(f"{option} '{text}': {name} is a share, from 0 to 1: {hint}")
     limit = Limit(name, number, relative=relative, upper=gate.upper)
     if limit.is_upper != gate.upper:
@@ -309,6 +309,8 @@ def read_baseline(path: Path, *, option: str = "--baseline") -> pd.DataFrame:
             table[name] = pd.to_numeric(table[name])
         except ValueError as error:
             raise UserError(f"{option} {path}: {name}: {one_line(error)}: {_HINT}") from None
+        if column(name).kind == "share" and (strange := table[name][(table[name] < 0) | (table[name] > 1)]).size:
+            raise UserError(f"{option} {path}: {name} is {strange.iloc[0]:g}, which is no share: {_HINT}")
     for name in identity_columns(available=table.columns):
         table[name] = table[name].map(unescaped_from_csv, na_action="ignore")
     return table

@@ -21,11 +21,17 @@ _ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for 
 
 
 def _checked_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
-    """The figures of a row, whose accuracies must all be in [0, 1]."""
-    for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw"):
-        value = summary.get(name)
+    """The figures of a row, whose accuracies and success rate must be in [0, 1], and whose intervals must not be empty."""
+    shares = {name: summary.get(name) for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw")}
+    if (success := summary.get("attack_success_rate")) is not None:
+        shares["attack_success_rate"] = success
+    for name, value in shares.items():
         if value is None or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, which is no share")
+    for kind in ("clean_accuracy", "robust_accuracy"):
+        low, high = (shares[f"{kind}_{end}"] for end in ("low", "high"))
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"{kind}_low is {low}, above {kind}_high, {high}")
     return summary
 
 

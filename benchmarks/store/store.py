@@ -64,6 +64,9 @@ _COPIED_AT_ONCE, _COPIED_BYTES = 64, 2**26
 _PARSED_AT_ONCE, _PARSED_BYTES = 16, 2**20
 """The most outcomes that are verified together, and the size in bytes above which one is verified at once."""
 
+_ROUNDING = 1e-9
+"""By how much an accuracy may differ from that of the outcomes."""
+
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
 
@@ -335,22 +338,45 @@ class Store:
     def _readable(
         self, batch: Sequence[tuple[Result, bytes]], damaged: Callable[[UserError], None]
     ) -> Iterator[Result]:
-        """The results whose outcomes can be read."""
+        """The results whose outcomes can be read, and have the accuracies that the results state."""
         from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
         try:
             # Together they take a fraction of the time.
-            Outcomes.from_files([content for _, content in batch])
+            together = Outcomes.from_files([content for _, content in batch])
         except ValueError:
             for result, content in batch:
                 try:
-                    self.parsed(result, content)
+                    self._require_stated_accuracies(result, self.parsed(result, content))
                 except UserError as error:
                     damaged(error)
                 else:
                     yield result
-        else:
-            yield from (result for result, _ in batch)
+            return
+        # They are computed together as well.
+        _ = together.clean_right, together.worst_right
+        for number, (result, _) in enumerate(batch):
+            try:
+                self._require_stated_accuracies(result, together.of_attack(number))
+            except UserError as error:
+                damaged(error)
+            else:
+                yield result
+
+    def _require_stated_accuracies(self, result: Result, outcomes: Outcomes) -> None:
+        """Compares the accuracies that a result states with those of its outcomes.
+
+        Raises:
+            UserError: They differ.
+        """
+        measured = {"clean_accuracy": outcomes.clean_right.mean(), "robust_accuracy": outcomes.worst_right.mean()}
+        for name, value in measured.items():
+            stated = result.summary[name]
+            if stated is None or abs(stated - value) > _ROUNDING:
+                raise UserError(
+                    f"{self._result_file(result.cell.id)} states {stated} as {name}, and its outcomes have {value:.6g}: "
+                    "remove it, and run the same command again"
+                )
 
     def _stored(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Result, bytes]]:
         """All finished cells with the content of their outcomes; each file is read once."""

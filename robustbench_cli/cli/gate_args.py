@@ -190,6 +190,11 @@ class GateArgs:
         positions = None if first is None else SuitePositions(first, places)
         return replace(self, requirements=[*self.requirements, *suite_requirements(config)], positions=positions)
 
+    @property
+    def needs_findings(self) -> bool:
+        """Whether a gate judges what checks found: flags or verdicts."""
+        return any(requirement.gate.kind != "limit" for requirement in self.requirements)
+
     def judged(
         self,
         table: pd.DataFrame,

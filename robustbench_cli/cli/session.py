@@ -420,16 +420,25 @@ def _report(
     if not results and reporting.needs_rows:
         raise CellsFailed(lines)
 
-    def warn(error: UserError) -> None:
-        console.warn(str(error))
+    damaged: list[str] = []
+
+    def collect(error: UserError) -> None:
+        damaged.append(str(error))
 
     stored = Store(store)
     read = partial(read_together, store_of=lambda _: stored)
-    table = rows(results, read, flags_of_groups([store], damaged=warn))
+    table = rows(results, read, flags_of_groups([store], damaged=collect))
+    if not reporting.gates.needs_findings:
+        # Figures stand without the findings of audits.
+        for line in damaged:
+            console.warn(line)
+        damaged.clear()
+    errors = [failure.error for failure in failures]
     judged = reporting.gates.judged(
         table,
-        unfinished=Unfinished(lines, failed=failed_rows(failures), errors=[failure.error for failure in failures]),
-        audits=partial(audited_verdicts, [store], damaged=warn),
+        unfinished=Unfinished([*damaged, *lines], failed=failed_rows(failures), errors=errors, damaged=damaged),
+        # The flags have named the damaged files.
+        audits=partial(audited_verdicts, [store], damaged=lambda _: None),
     )
     show(
         judged,

@@ -343,6 +343,11 @@ def _results(stores: Sequence[Store], collect: Damaged) -> dict[str, tuple[Resul
             copies = [(result, store)]
             if result.cell.id in results:
                 copies = [copy for copy in (results.pop(result.cell.id), *copies) if _is_intact(*copy, collect)]
+            if len({copy.outcomes_sha256 for copy, _ in copies}) > 1:
+                first, last = (place.path for _, place in copies)
+                console.warn(
+                    f"{first} and {last} have different results of the cell {result.cell.id}: the one in {last} counts"
+                )
             if copies:
                 results[result.cell.id] = copies[-1]
     return results

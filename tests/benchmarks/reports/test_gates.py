@@ -238,7 +238,8 @@ def test_what_is_no_baseline_is_named(tmp_path: Path, content: bytes | None, tol
     [
         ("robust_accuracy=40", "robust_accuracy is a share, from 0 to 1: did you mean 0.4?"),
         ("clean_accuracy=1.5", "did you mean 0.015?"),
-        ("attack_success_rate=4000", "give a number up to 1"),
+        ("attack_success_rate=4000", "give a number from 0 to 1"),
+        ("robust_accuracy=-1", "give a number from 0 to 1"),
     ],
 )
 def test_a_percentage_is_not_a_share(words: str, told: str) -> None:
@@ -254,6 +255,14 @@ def test_words_among_figures_are_refused(tmp_path: Path) -> None:
     rows = table({"robust_accuracy": "much"}, {"attack": "cw"})
     rows.to_csv(tmp_path / "baseline.csv", index=False)
     with pytest.raises(UserError, match=r"baseline.csv: robust_accuracy: .*much"):
+        read_baseline(tmp_path / "baseline.csv")
+
+
+@pytest.mark.parametrize("figure", ["inf", "-5", "40"])
+def test_impossible_figures_are_refused(tmp_path: Path, figure: str) -> None:
+    """No row is worse than a baseline of -5, nor is infinity less infinity above any limit."""
+    table({"robust_accuracy": figure}, {"attack": "cw"}).to_csv(tmp_path / "baseline.csv", index=False)
+    with pytest.raises(UserError, match=rf"baseline.csv: robust_accuracy is {figure}, which is no share"):
         read_baseline(tmp_path / "baseline.csv")
 
 

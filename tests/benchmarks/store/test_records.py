@@ -72,3 +72,22 @@ def test_an_accuracy_is_a_share(
     fields = dict(result) | {"summary": result.summary | {"robust_accuracy": value}}
     with pytest.raises(ValidationError, match=r"robust_accuracy is .*, which is no share"):
         Result(**fields)
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        (
+            {"robust_accuracy_low": 0.9, "robust_accuracy_high": 0.8},
+            "robust_accuracy_low is 0.9, above robust_accuracy_high",
+        ),
+        ({"attack_success_rate": -7.0}, "attack_success_rate is -7.0, which is no share"),
+    ],
+)
+def test_figures_are_possible(
+    make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult, figures: dict[str, float], told: str
+) -> None:
+    """A gate on a lower bound would pass by an interval upside down."""
+    result, _ = make_result(make_cell(), make_outcomes(clean=[1, 1], robust=[0, 1]))
+    with pytest.raises(ValidationError, match=told):
+        Result(**dict(result) | {"summary": result.summary | figures})

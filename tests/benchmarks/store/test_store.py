@@ -256,6 +256,22 @@ def test_figures_that_were_changed_are_not_believed(filled: Filled, written: str
         store.result(result.cell.id)
 
 
+def test_accuracies_must_be_those_of_the_outcomes(
+    tmp_path: Path, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
+) -> None:
+    """``store verify`` reads the outcomes: a result that states another accuracy is named, also beside honest ones."""
+    store, named = Store(tmp_path / "store"), []
+    outcomes = make_outcomes(clean=[1, 1, 0, 1], robust=[0, 1, 0, 0])
+    for seed, stated in enumerate((0.25, 0.99)):
+        result, content = make_result(make_cell(seed=seed), outcomes)
+        summary = result.summary | {"robust_accuracy": stated, "robust_accuracy_high": 1.0}
+        store.publish(result.model_copy(update={"summary": summary}), content)
+    assert [result.cell.seed for result in store.verified(damaged=named.append)] == [0]
+    assert [str(error).partition("json ")[2] for error in named] == [
+        "states 0.99 as robust_accuracy, and its outcomes have 0.25: remove it, and run the same command again"
+    ]
+
+
 def test_a_summary_that_was_emptied_is_not_believed(filled: Filled) -> None:
     """Nor is one whose figures were taken out."""
     store, result, _ = filled()

@@ -56,6 +56,19 @@ def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
     assert advdef("audit", "--strict", "--fail-on-verdict", "broken").code == 2
 
 
+def test_a_gate_on_findings_needs_intact_audits(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """What a damaged record found is not known: figures stand with a warning, and gates on flags and verdicts end with 3."""
+    assert advdef(*QUICK).code == 0
+    damaged = next(iter((here / "advdef-runs" / "audits").glob("*.json")))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    attack = (*ATTACK, *SHORT, "--n", "20")
+    ended = advdef(*attack, "--fail-under", "robust_accuracy=0")
+    assert (ended.code, f"warning: {damaged.relative_to(here)} is damaged" in ended.err) == (0, True)
+    for gate in (("--fail-on-verdict", "broken"), ("--fail-on-flag", "any")):
+        ended = advdef(*attack, *gate)
+        assert (ended.code, f"{damaged.relative_to(here)} is damaged" in ended.err) == (3, True)
+
+
 def test_a_row_that_is_missing_ends_with_three(advdef: Run, here: Path, checkpoint: Path) -> None:
     """The others are judged."""
     assert advdef(*ATTACK, *SHORT, "--n", "20", "--eps", "0.1", "--eps", "0.2").code == 0

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import io
 import json
+import math
 import os
 import re
 import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from robustbench_cli.benchmarks.evaluation.outcomes import summarize
+from robustbench_cli.benchmarks.store.store import Store
 
 from .conftest import TINY
 
@@ -86,6 +92,25 @@ def test_several_stores_are_one_table(advdef: Advdef, here: Path, store: Path) -
     assert advdef("attack", "--checkpoint", "model.safetensors", *more).code == 0
     found = rows(advdef("report", "advdef-runs", "copy", "more", "--format", "csv").out)
     assert [row["attack"] for row in found][3:] == ["cw-pgd(steps=2)", "fgsm", "pgd(steps=3)", "worst-case"]
+
+
+def test_stores_that_disagree_on_a_cell_are_named(advdef: Advdef, here: Path, store: Path) -> None:
+    """The last one counts, as for copies that are alike, and a warning says so."""
+    shutil.copytree(store, here / "copy")
+    folder = Store(here / "copy")
+    result = next(iter(folder.results()))
+    outcomes = folder.outcomes(result.cell.id)
+    changed = replace(outcomes, perturbed=(outcomes.perturbed + 1) % 10)
+    content = changed.to_bytes()
+    summary = {key: None if math.isnan(value) else value for key, value in summarize(changed).items()}
+    for path in (here / "copy" / "cells").glob(f"{result.cell.id}*"):
+        path.unlink()
+    folder.publish(
+        result.model_copy(update={"summary": summary, "outcomes_sha256": hashlib.sha256(content).hexdigest()}), content
+    )
+    ended = advdef("report", "advdef-runs", "copy")
+    line = f"advdef-runs and copy have different results of the cell {result.cell.id}: the one in copy counts"
+    assert (ended.code, line in ended.err) == (0, True)
 
 
 def test_conditions_choose_rows(advdef: Advdef, store: Path) -> None:
