@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.reports.html.content import PageContent
 
-__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "takes_columns"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "as_text",
+    "file_endings",
+    "format_names",
+    "format_of_file",
+    "has_notes",
+    "takes_columns",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Format:
         write_columns: Writes the table of results with the columns of some names, where the format has a choice.
         takes_cases: Whether it shows gates, and cells without a result: the writers take the test cases as their last argument.
         write_content: Writes the table with what else a store has; ``None`` where a format has no place for more.
+        has_notes: Whether it shows the notes on a table, as that of a quick look.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Format:
     write_columns: Callable[..., str] | None = None
     takes_cases: bool = False
     write_content: Callable[[PageContent, Sequence[Case]], str] | None = None
+    has_notes: bool = False
 
 
 def _rounded(value: Any) -> Any:
@@ -114,9 +125,9 @@ def _evidence_of_content(content: PageContent, cases: Sequence[Case]) -> str:
 FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), _csv, any_table=True, write_columns=lambda table, names: _csv(table[[*names]])),
     Format("json", (".json",), _json, any_table=True, write_columns=lambda table, names: _json(table[[*names]])),
-    Format("markdown", (".md",), _markdown, write_columns=_markdown_columns, takes_cases=True),
-    Format("latex", (".tex",), latex_table, write_columns=latex_table),
-    Format("html", (".html",), _html, takes_cases=True, write_content=_html_of_content),
+    Format("markdown", (".md",), _markdown, write_columns=_markdown_columns, takes_cases=True, has_notes=True),
+    Format("latex", (".tex",), latex_table, write_columns=latex_table, has_notes=True),
+    Format("html", (".html",), _html, takes_cases=True, write_content=_html_of_content, has_notes=True),
     Format("junit", (".xml",), lambda _, cases: pipeline_formats.junit(cases), takes_cases=True),
     Format("github", (), lambda _, cases: pipeline_formats.github(cases), takes_cases=True),
     Format("sarif", (".sarif",), lambda _, cases: pipeline_formats.sarif(cases), takes_cases=True),
@@ -175,6 +186,15 @@ def takes_columns(name: str) -> bool:
         name: One of :func:`format_names`.
     """
     return _format(name).write_columns is not None
+
+
+def has_notes(name: str) -> bool:
+    """Whether a format shows the notes on a table.
+
+    Args:
+        name: One of :func:`format_names`.
+    """
+    return _format(name).has_notes
 
 
 def _format(name: str) -> Format:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TableArgs", "table_options"]
 
-_FOR_MACHINES = {"csv", "json", "junit", "github", "sarif", "evidence", "model-index", "eval-results"}
-
 
 @dataclass(frozen=True)
 class TableArgs:
@@ -110,8 +108,7 @@ class TableArgs:
             console.report(tables.for_terminal(table, columns=self.columns, wide=self.wide) if has_rows else "no rows")
         else:
             console.report(formats.as_text(table, output_format, columns=self.columns, cases=cases, content=content))
-            # The formats for people have it in their legends.
-            for line in quick_look(table) if output_format in _FOR_MACHINES else ():
+            for line in () if formats.has_notes(output_format) else quick_look(table):
                 console.note(line)
         for path in outputs:
             tables.write(table, path, columns=self.columns, cases=cases, content=content)

@@ -11,7 +11,7 @@ from typing import Any
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.reports.cases import Case
-from robustbench_cli.benchmarks.reports.columns import Record
+from robustbench_cli.benchmarks.reports.columns import Record, flag_names
 from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.evidence.figures import figures
 from robustbench_cli.benchmarks.reports.evidence.not_tested import not_tested
@@ -126,7 +126,7 @@ def _evaluation(row: Record, results: Sequence[Result], by_cell: Mapping[str, Re
         "threatModel": threat_model(row, cells),
         "protocol": _protocol(row, cells),
         "results": figures(row, counted=bool(cells)),
-        "flags": [flag for flag in str(row["flags"] or "").split(";") if flag],
+        "flags": flag_names(row["flags"]),
         "quickLook": row["quick_look"],
         "cost": {"forwards": row["forwards"], "backwards": row["backwards"], "seconds": row["seconds"]},
         "environment": [

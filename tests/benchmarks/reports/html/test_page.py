@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -167,6 +168,14 @@ def test_an_empty_table_has_a_page() -> None:
     Parsed(source)
     assert "There are no rows" in source
     assert source.count('class="empty"') >= 8
+
+
+def test_a_list_that_is_cut_off_says_so(make_content: MakeContent) -> None:
+    """Of the cells without a result."""
+    content = replace(make_content(), missing=[f"cell {number} is missing" for number in range(25)], conflicts=())
+    source = page(content)
+    assert "<li>cell 19 is missing</li><li>and 5 more</li>" in source
+    assert "more</li>" not in page(replace(content, missing=content.missing[:20]))
 
 
 def test_a_table_alone_has_a_page(make_content: MakeContent) -> None:
