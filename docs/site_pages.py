@@ -333,7 +333,7 @@ def _columns_page() -> str:
     head = ["| column | holds | better, in gates | header in the terminal |", "| --- | --- | --- | --- |"]
     text = (
         "The columns of CSV and JSON files, in their order. [Reports](../reports.md#columns) says what they mean. A share is from 0 "
-        "to 1. Columns that are better higher or lower can be gated."
+        "to 1. A gate may judge every column of numbers."
     )
     return "\n".join(["# Columns", "", text, "", *head, *rows, ""])
 

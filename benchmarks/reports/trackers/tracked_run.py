@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from robustbench_cli.benchmarks.reports.columns import Record
+from robustbench_cli.benchmarks.reports.columns import Record, flag_names
 from robustbench_cli.benchmarks.reports.formats import as_text
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.store.cell import content_hash
@@ -98,7 +98,7 @@ def _run(table: pd.DataFrame) -> TrackedRun:
     rows = records(table)
     settings = {name: _line(rows[0][name]) for name in _MODEL}
     text = as_text(table, "csv")
-    flags = dict.fromkeys(flag for row in rows for flag in str(row["flags"] or "").split(";") if flag)
+    flags = dict.fromkeys(flag for row in rows for flag in flag_names(row["flags"]))
     return TrackedRun(
         id=content_hash({"settings": settings, "rows": text}),
         name=", ".join(settings[name] for name in ("dataset", "model", "defense"))[:_LONGEST],
