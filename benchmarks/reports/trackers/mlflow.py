@@ -59,7 +59,8 @@ def write(runs: Sequence[TrackedRun], place: str) -> int:
         experiment = client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
         return sum(_write_new(client, experiment, run) for run in runs)
     except (MlflowException, OSError) as error:
-        raise UserError(f"--to mlflow:{place}: {one_line(error)}") from None
+        hint = "; a store in a database needs 'pip install mlflow'" if "unsupported URI" in str(error) else ""
+        raise UserError(f"--to mlflow:{place}: {one_line(error)}{hint}") from None
 
 
 def _write_new(client: Any, experiment: str, run: TrackedRun) -> bool:

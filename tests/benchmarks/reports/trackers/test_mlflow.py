@@ -45,5 +45,5 @@ def test_runs_in_a_store(runs: list[TrackedRun], tmp_path: Path, monkeypatch: py
 
 def test_a_store_that_refuses_is_a_user_error(runs: list[TrackedRun], tmp_path: Path) -> None:
     """In one line with the reason."""
-    with pytest.raises(UserError, match=r"^--to mlflow:nowhere://a: .*unsupported URI"):
+    with pytest.raises(UserError, match=r"^--to mlflow:nowhere://a: .*unsupported URI.*needs 'pip install mlflow'$"):
         write(runs, "nowhere://a")
