@@ -119,6 +119,8 @@ def probe_of(
             images,
             labels,
             attack=attack,
+            # A notebook needs no bar for each of many short attacks.
+            progress=lambda _: None,
             **({"device": options.device, "batch_size": options.batch_size} | keywords),
         )
 

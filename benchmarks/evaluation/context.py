@@ -26,7 +26,7 @@ class RunContext:
             arguments.
         allow_no_gradients: Whether an attack that the model gives no gradients counts as having broken nothing, with the flag
             ``no-gradients``, because other attacks of its cascade need none. Otherwise it is an error.
-        progress: Called after each batch with the number of images done.
+        progress: Called after each batch with the number of images done. By default a notebook shows a bar.
     """
 
     device: torch.device | str | None = None

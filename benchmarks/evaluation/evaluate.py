@@ -45,6 +45,7 @@ from robustbench_cli.benchmarks.evaluation.early_stopping import (
     in_random_order,
     summarize_row,
 )
+from robustbench_cli.benchmarks.evaluation.notebook_bar import notebook_bar
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
@@ -136,6 +137,8 @@ def evaluate(
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     options, context = _settings(attack, options, context, keywords)
     images, labels, context = _checked_inputs(model, images, labels, context)
+    if context.progress is RunContext.progress:
+        context = replace(context, progress=notebook_bar(len(images)))
     unbroken, is_sample = _to_attack(len(images), options, context), options.stop_when_decided is not None
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, unbroken, context)
@@ -414,8 +417,9 @@ def _search_batches(
                 with suppress(UserError):
                     stored.write(batch, result)
         results.append(result)
-        context.progress(len(images) - len(unbroken) + batch.stop)
-        if rule.is_decided(result):
+        decided = rule.is_decided(result)
+        context.progress(len(images) if decided else len(images) - len(unbroken) + batch.stop)
+        if decided:
             break
     return results, resumed_seconds
 
