@@ -119,9 +119,7 @@ def probe_of(
             images,
             labels,
             attack=attack,
-            # A notebook needs no bar for each of many short attacks.
-            progress=lambda _: None,
-            **({"device": options.device, "batch_size": options.batch_size} | keywords),
+            **({"device": options.device, "batch_size": options.batch_size, "progress": _show_nothing} | keywords),
         )
 
     with (
@@ -173,6 +171,10 @@ class ModelAuditPlan:
             else:
                 run.append(check)
         return cls(run, left_out)
+
+
+def _show_nothing(_: int) -> None:
+    """A notebook needs no bar for each of many short attacks."""
 
 
 def passes_of(checks: Sequence[Check], probe: ModelProbe) -> int:
