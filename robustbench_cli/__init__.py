@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.dataset import Dataset as Dataset
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset as load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples as first_examples
-    from robustbench_cli.benchmarks.evaluation.evaluate import evaluate as evaluate
     from robustbench_cli.benchmarks.models.base.build import build_model as build_model
     from robustbench_cli.defenses.adv_bnn import AdvBNN as AdvBNN
     from robustbench_cli.defenses.awp import AWP as AWP
@@ -84,6 +83,10 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.smoothadv import SmoothAdv as SmoothAdv
     from robustbench_cli.defenses.total_variation import TotalVariation as TotalVariation
     from robustbench_cli.defenses.trades import TRADES as TRADES
+    from robustbench_cli.verbs import attack as attack
+    from robustbench_cli.verbs import certify as certify
+    from robustbench_cli.verbs import defense as defense
+    from robustbench_cli.verbs import evaluate as evaluate
 
 __version__ = "0.1.0"
 
@@ -94,11 +97,14 @@ _EXPORTS = {
     "FixedRadiusAttack": "robustbench_cli.attacks.base.attack:FixedRadiusAttack",
     "HRS": "robustbench_cli.defenses.hrs:HRS",
     "MinimalNormAttack": "robustbench_cli.attacks.base.attack:MinimalNormAttack",
+    "attack": "robustbench_cli.verbs:attack",
     "audit": "robustbench_cli.benchmarks.audit.model_audit:audit",
     "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
+    "certify": "robustbench_cli.verbs:certify",
     "corrupt": "robustbench_cli.benchmarks.corruptions.base.corruption:corrupt",
     "defend": "robustbench_cli.defenses.base.defense:defend",
-    "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate:evaluate",
+    "defense": "robustbench_cli.verbs:defense",
+    "evaluate": "robustbench_cli.verbs:evaluate",
     "first_examples": "robustbench_cli.benchmarks.datasets.base.slice:first_examples",
     "hrs": "robustbench_cli.defenses.hrs:hrs",
     "load_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:load_checkpoint",

@@ -28,6 +28,7 @@ ROOMS = (
     ("training", "execution", "certification", "reprogramming"),
     ("suites", "reports"),
     ("audit",),
+    ("interface",),
     ("comparison",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.statistics.sequential import SequentialGate, confidence_sequence
 
-__all__ = ["LOOK_EVERY", "StoppingRule", "in_random_order", "summarize_row"]
+__all__ = ["LOOK_EVERY", "StoppingRule", "accuracy_text", "in_random_order", "summarize_row"]
 
 LOOK_EVERY = 50
 """The number of images that are attacked between two looks at the accuracy."""
@@ -77,3 +79,14 @@ def summarize_row(outcomes: Outcomes, *, is_sample: bool) -> dict[str, float]:
         "robust_accuracy_high": high,
         "n": float(len(outcomes.labels)),
     }
+
+
+def accuracy_text(summary: Mapping[str, float], name: str) -> str:
+    """An accuracy with its interval, such as ``robust accuracy 0.42 [0.36, 0.48]``.
+
+    Args:
+        summary: The figures of an evaluation, by column.
+        name: The column of the accuracy.
+    """
+    low, high = (summary[f"{name}_{end}"] for end in ("low", "high"))
+    return f"{name.replace('_', ' ')} {summary[name]:.3g} [{low:.3g}, {high:.3g}]"

@@ -32,6 +32,7 @@ from robustbench_cli.attacks.base.models.freezing import copy_of, frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import Precision
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.devices import current
@@ -42,6 +43,7 @@ from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.early_stopping import (
     LOOK_EVERY,
     StoppingRule,
+    accuracy_text,
     in_random_order,
     summarize_row,
 )
@@ -56,7 +58,7 @@ from robustbench_cli.benchmarks.evaluation.setup import Setup, gradient_precisio
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Evaluation", "attack_free_batches", "evaluate", "predict"]
+__all__ = ["Evaluation", "attack_free_batches", "evaluate", "predict", "settings_of"]
 
 IMAGES_AT_ONCE = 1024
 """The most images that an attack holds at once; the gradient source cuts them into the batches that pass through the model.
@@ -67,7 +69,7 @@ BYTES_AT_ONCE = 2**26
 """The most memory of these images; an attack holds some ten tensors of their size."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """The outcomes of an attack on a data slice, with its flags and costs.
 
@@ -99,6 +101,11 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """The figures of the table's row, by column; see :func:`~.early_stopping.summarize_row`."""
         return summarize_row(self.outcomes, is_sample=self.is_sample)
+
+    def __repr__(self) -> str:
+        accuracies = (accuracy_text(self.summary, name) for name in ("clean_accuracy", "robust_accuracy"))
+        flags = f", flags {', '.join(self.flags)}" if self.flags else ""
+        return f"{type(self).__name__}: {', '.join(accuracies)}{flags}; {self.forwards:,} + {self.backwards:,} passes"
 
 
 def evaluate(
@@ -135,7 +142,7 @@ def evaluate(
     started = time.perf_counter()
     if not isinstance(attack, Attack):
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
-    options, context = _settings(attack, options, context, keywords)
+    options, context = settings_of(attack.norms, type(attack).__name__, options, context, keywords)
     images, labels, context = _checked_inputs(model, images, labels, context)
     if context.progress is RunContext.progress:
         context = replace(context, progress=notebook_bar(len(images)))
@@ -254,10 +261,21 @@ def _to_attack(count: int, options: EvaluationOptions, context: RunContext) -> T
     return in_random_order(unbroken, options.seed)
 
 
-def _settings(
-    attack: Attack, options: EvaluationOptions | None, context: RunContext | None, keywords: Mapping[str, Any]
+def settings_of(
+    norms: tuple[Norm, ...],
+    name: str,
+    options: EvaluationOptions | None,
+    context: RunContext | None,
+    keywords: Mapping[str, Any],
 ) -> tuple[EvaluationOptions, RunContext]:
     """The options and the context of an evaluation, from objects or from keywords.
+
+    Args:
+        norms: The norms that are allowed.
+        name: What supports them, for messages.
+        options: See :func:`evaluate`.
+        context: See :func:`evaluate`.
+        keywords: See :func:`evaluate`.
 
     Raises:
         UserError: A keyword is unknown, is given twice, or its value is not allowed.
@@ -268,18 +286,18 @@ def _settings(
         if key not in {*of_options, *of_context}:
             parameters = ("model", "images", "labels", "attack", "options", "context", *of_options, *of_context)
             raise UserError(f"evaluate has no parameter '{key}': {did_you_mean(key, parameters)}")
-    for name, value, names in (("options", options, of_options), ("context", context, of_context)):
+    for given, value, names in (("options", options, of_options), ("context", context, of_context)):
         twice = [key for key in keywords if key in names]
         if value is not None and twice:
-            raise UserError(f"evaluate has {name} and the keyword '{twice[0]}': give {twice[0]} in {name}")
+            raise UserError(f"evaluate has {given} and the keyword '{twice[0]}': give {twice[0]} in {given}")
     if options is None:
-        options = _checked_options(attack, {key: value for key, value in keywords.items() if key in of_options})
+        options = _checked_options(norms, name, {key: value for key, value in keywords.items() if key in of_options})
     if context is None:
         context = RunContext(**{key: value for key, value in keywords.items() if key in of_context})
     return options, context
 
 
-def _checked_options(attack: Attack, values: Mapping[str, Any]) -> EvaluationOptions:
+def _checked_options(norms: tuple[Norm, ...], name: str, values: Mapping[str, Any]) -> EvaluationOptions:
     """The options that a Python caller gave by keywords.
 
     Raises:
@@ -287,7 +305,7 @@ def _checked_options(attack: Attack, values: Mapping[str, Any]) -> EvaluationOpt
     """
     values = dict(values)
     if values.get("norm") is not None:
-        values["norm"] = checked_norm(values["norm"], attack.norms, name=type(attack).__name__)
+        values["norm"] = checked_norm(values["norm"], norms, name=name)
     if values.get("eps") is not None:
         values["eps"] = parse_radius(values["eps"])
     if "eot" in values:

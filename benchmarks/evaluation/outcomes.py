@@ -198,14 +198,22 @@ class Outcomes:
         vars(outcomes).update({name: vars(self)[name][number] for name in _CACHED if name in vars(self)})
         return outcomes
 
-    def worst_attack(self, *, nearest: bool = False) -> Outcomes:
-        """The per-image worst case over stacked attacks: the outcomes of the attack whose worst candidate survives least.
+    def strongest_attack(self, *, nearest: bool = False) -> Integers:
+        """``(N,)``: the index of the stacked attack whose worst candidate each image survives least.
 
         Args:
             nearest: For attacks without a radius: take the attack with the smallest perturbation among those that break the
                 image in more than half of the draws.
         """
-        strongest = (self.nearest_success() if nearest else self.least_survival()).argmin(axis=0)
+        return np.asarray((self.nearest_success() if nearest else self.least_survival()).argmin(axis=0))
+
+    def worst_attack(self, *, nearest: bool = False) -> Outcomes:
+        """The per-image worst case over stacked attacks: the outcomes of :meth:`strongest_attack`.
+
+        Args:
+            nearest: As there.
+        """
+        strongest = self.strongest_attack(nearest=nearest)
         images = np.arange(len(strongest))
 
         def pick(name: str) -> Any:

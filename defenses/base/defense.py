@@ -22,6 +22,7 @@ from robustbench_cli.attacks.base.inputs import (
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.training.loading import Examples, TensorExamples
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -94,7 +95,7 @@ class Defense(UsualRadiusDefaults, ABC):
 
 def defend(
     model: nn.Module,
-    defense: Defense,
+    defense: Defense | str,
     examples: Examples | tuple[Images, Labels],
     *,
     seed: int = 0,
@@ -105,7 +106,7 @@ def defend(
 
     Args:
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
-        defense: The defense with its parameters. Parameters whose default depends on the data set's usual radius use that
+        defense: The defense with its parameters, or its name on the command line. Parameters whose default depends on the data set's usual radius use that
             of ``examples``, or 8/255 if it is unknown.
         examples: The training data: a split of a data set, which has a ``usual_eps``, or images and labels as two tensors
             or arrays.
@@ -153,6 +154,8 @@ def defend(
 
 def _resolved(defense: object, examples: Examples) -> Defense:
     """The defense with the defaults for the examples' usual radius."""
+    if isinstance(defense, str):
+        defense = registry.load(defense)()
     if not isinstance(defense, Defense):
         raise UserError(
             f"the defense is {_kind_of(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
