@@ -13,14 +13,14 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustbench_cli.attacks.base.attack import Attack
-    from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation
+    from robustbench_cli.benchmarks.interface.evaluated import Evaluated
+    from robustbench_cli.benchmarks.interface.planned import Named
 
 __all__ = ["advdef_gate", "gate"]
 
 
 @pytest.fixture
-def advdef_gate() -> Callable[..., Evaluation]:
+def advdef_gate() -> Callable[..., Evaluated]:
     """A function that attacks a model and fails the test where a row breaks a limit; see :func:`gate`.
 
     ``advdef_gate(model, dataset="digits", attack="pgd", eps=0.1, robust_accuracy=0.4)``
@@ -32,18 +32,18 @@ def gate(
     model: nn.Module | str | Path,
     *,
     dataset: Any = "digits",
-    attack: Attack | str = "pgd",
+    attack: Named = "pgd",
     eps: float | str | None = None,
     n: int = 200,
     fail_on_flag: str | None = None,
     **keywords: Any,
-) -> Evaluation:
+) -> Evaluated:
     """Attacks a model and judges the result.
 
     Args:
         model: Images in [0, 1] to logits; or a checkpoint or the name of published weights, as ``advdef.load_model`` takes it.
         dataset: The name of a data set, whose first test images are attacked; or images and labels.
-        attack: The name of an attack, or an attack with its parameters.
+        attack: An attack, its name, a list of attacks, or the name of a suite, of which the worst case is judged.
         eps: The radius, such as ``"8/255"``; by default the data set's usual radius in linf.
         n: The number of images.
         fail_on_flag: A flag that fails the test; ``"any"`` for all.
@@ -58,7 +58,7 @@ def gate(
     """
     # pytest itself must start without torch.
     import robustbench_cli as advdef
-    from robustbench_cli.attacks import registry as attacks
+    from robustbench_cli.benchmarks.interface.planned import PlannedAttacks
     from robustbench_cli.benchmarks.reports.columns import COLUMNS
 
     # Other columns need a store: of undefended models, certificates or all corruptions.
@@ -67,33 +67,23 @@ def gate(
     if not limits and fail_on_flag is None:
         raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")
     options = {name: value for name, value in keywords.items() if name not in limits}
-    attack = attacks.load(attack)() if isinstance(attack, str) else attack
-    norm = options.get("norm") or attack.norms[0]
+    norm = PlannedAttacks(attack).norm(options.get("norm"))
     if isinstance(dataset, str):
         loaded = advdef.load_dataset(dataset)
         test = advdef.first_examples(loaded.split("test"), n)
         eps = loaded.eps if eps is None and norm == "linf" else eps
     images, labels = (test.images, test.labels) if isinstance(dataset, str) else (values[:n] for values in dataset)
     network = advdef.load_model(model) if isinstance(model, str | Path) else model
-    result: Evaluation = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
+    result = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
     row = {
+        **result.row,
         "dataset": dataset if isinstance(dataset, str) else "own-data",
         "model": str(model) if isinstance(model, str | Path) else type(model).__name__,
         "defense": "as given",
-        "attack": type(attack).__name__,
-        "norm": norm,
-        "eps": "" if eps is None else str(eps),
-        **_measured(result),
     }
     if broken := _broken(row, limits, fail_on_flag):
         pytest.fail("\n".join(broken), pytrace=False)
     return result
-
-
-def _measured(result: Evaluation) -> dict[str, Any]:
-    """What an evaluation measured, by column."""
-    costs = {name: getattr(result, name) for name in ("forwards", "backwards", "seconds")}
-    return {"flags": ";".join(result.flags), **costs, **result.summary}
 
 
 def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> Sequence[str]:

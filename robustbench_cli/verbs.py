@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
+from robustbench_cli.core.python_messages import names_keywords
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -68,6 +70,7 @@ def defense(name: str, /, **parameters: Any) -> Defense:
     return built
 
 
+@names_keywords
 def evaluate(
     model: nn.Module,
     images: Images,
@@ -107,9 +110,10 @@ def evaluate(
     if callable(progress):
         keywords["progress"] = progress
     with _shown(None if callable(progress) else progress) as report:
-        return evaluate_attacks(model, images, labels, attack, progress=report, **keywords)
+        return evaluate_attacks(model, images, labels, attack, report=report, **keywords)
 
 
+@names_keywords
 def certify(
     model: nn.Module,
     images: Images,

@@ -54,7 +54,7 @@ def test_a_broken_limit_fails_with_the_row_and_the_reason(model: nn.Module) -> N
         gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99, repeats=1)
     row, values = str(failed.value).splitlines()
     assert re.fullmatch(
-        r"advdef: digits Sequential as given FGSM linf eps 0\.\d+: robust_accuracy 0(\.\d)? is below 0\.99", row
+        r"advdef: digits Sequential as given fgsm linf eps 0\.\d+: robust_accuracy 0(\.\d)? is below 0\.99", row
     )
     assert re.match(r"advdef: clean_accuracy \S+ \[\S+, \S+\], robust_accuracy \S+ \[\S+, \S+\]", values)
 

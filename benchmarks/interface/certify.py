@@ -155,7 +155,7 @@ def certify(
         ):
             records[record.index] = record
             progress(len(records))
-    described = {name: "" for name in _OF_FILES} | {
+    described = dict.fromkeys(_OF_FILES, "") | {
         "model": type(model).__name__,
         "seed": seed if isinstance(procedure, Smoothing) else None,
         "device": device_name(device),

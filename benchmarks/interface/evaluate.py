@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +21,9 @@ from robustbench_cli.attacks.base.inputs import (
     match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import copy_of
-from robustbench_cli.attacks.base.norm import NORMS
+from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import preserve_generators
+from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import current, device_name
@@ -32,13 +31,13 @@ from robustbench_cli.benchmarks.evaluation import evaluate as one_attack
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.early_stopping import in_random_order
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, settings_of
-from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.interface.evaluated import Evaluated
 from robustbench_cli.benchmarks.interface.planned import Named, PlannedAttacks, described
 from robustbench_cli.benchmarks.models.base.build import check_model
+from robustbench_cli.benchmarks.reports.columns import COLUMNS
 from robustbench_cli.benchmarks.reports.rows import model_and_threat, rows
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.worst_case_flags import blinded
@@ -59,7 +58,7 @@ def evaluate_attacks(
     labels: Labels,
     attack: Named,
     *,
-    progress: Progress,
+    report: Progress,
     **keywords: Any,
 ) -> Evaluated:
     """Attacks a model with one or several attacks; see :func:`robustbench_cli.verbs.evaluate`.
@@ -69,7 +68,7 @@ def evaluate_attacks(
         images: ``(N, C, H, W)``, floats in [0, 1] or uint8, as a tensor or an array.
         labels: ``(N,)`` in [0, K), of any integer type.
         attack: The attacks.
-        progress: Called after each batch.
+        report: Called at the start of each attack and after each batch.
         **keywords: ``options``, ``context``, or fields of both.
 
     Raises:
@@ -78,7 +77,9 @@ def evaluate_attacks(
     checked_model(model)
     planned = PlannedAttacks(attack)
     text = keywords.get("eps")
-    options, context = settings_of(NORMS, "evaluate", keywords.pop("options", None), keywords.pop("context", None), keywords)
+    options, context = settings_of(
+        NORMS, "evaluate", keywords.pop("options", None), keywords.pop("context", None), keywords
+    )
     tensor, whole = checked_batch(images, labels)
     tensor = tensor.to(match_model(tensor[:1], model).dtype)
     device = checked_device(context.device) if context.device is not None else device_of(model)
@@ -96,7 +97,7 @@ def evaluate_attacks(
         jobs = planned.jobs(defended, examples, options, eps=written.strip(), has_norm=has_norm)
         if len(jobs) > 1 and context.partial_results is not None:
             raise UserError("partial_results are those of one attack: give one attack, or leave them out")
-        run = _Run(planned, fresh, model, examples, context, progress)
+        run = _Run(planned, fresh, model, examples, context, report)
         for job in jobs:
             run.compute(job)
     return run.evaluated(jobs[0])
@@ -126,10 +127,10 @@ class _Run:
         model: nn.Module,
         examples: Slice,
         context: RunContext,
-        progress: Progress,
+        report: Progress,
     ) -> None:
         self._planned, self._fresh, self._model, self._examples = planned, fresh, model, examples
-        self._context, self._progress = context, progress
+        self._context, self._report = context, report
         self._computed: dict[str, _Computed] = {}
 
     def compute(self, job: Job) -> None:
@@ -143,25 +144,28 @@ class _Run:
             self._computed[cell.id] = _Computed(skipped, previous.outcomes, None)
             return
         number = len(self._examples)
-        self._progress(cell.attack_label, 0, number)
+        self._report(cell.attack_label, 0, number)
 
-        def report(done: int) -> None:
+        def progress(done: int) -> None:
             self._context.progress(done)
-            self._progress(cell.attack_label, done, number)
+            self._report(cell.attack_label, done, number)
 
+        attack = self._planned.attack(cell.attack)
         evaluation = one_attack.evaluate(
             _copy(self._fresh, self._model),
             self._examples.images,
             self._examples.labels,
-            attack=self._planned.attack(cell.attack),
-            options=cell.evaluation_options,
+            attack=attack,
+            options=cell.evaluation_options.model_copy(update={"eps": None} if attack.minimal_norm else {}),
             context=replace(
                 self._context,
                 earlier=self._context.earlier if previous is None else previous.outcomes,
                 allow_no_gradients=self._context.allow_no_gradients or job.allow_no_gradients,
-                progress=report,
+                progress=progress,
             ),
         )
+        if attack.minimal_norm and cell.eps is not None:
+            evaluation = _within(evaluation, self._examples.images.cpu(), cell.norm, cell.eps)
         self._computed[cell.id] = _Computed(self._result(job, evaluation), evaluation.outcomes, evaluation)
 
     def _holds(self, job: Job) -> bool:
@@ -196,7 +200,11 @@ class _Run:
         """The result: the worst case over the attacks of the first cell's threat model, and the rows of all."""
         flags = flags_of_groups([], damaged=_raise)
         table = rows([computed.result for computed in self._computed.values()], self._read, flags)
-        table = table.drop(columns=[name for name in _OF_FILES if name in table]).dropna(axis="columns", how="all")
+        # A figure of every row stays, also where there is nothing to measure.
+        figures = {entry.name for entry in COLUMNS if entry.gate is not None and entry.only in {None, "radius"}}
+        optional = [name for name in table if name not in figures]
+        empty = [name for name in optional if table[name].isna().all()]
+        table = table.drop(columns={*_OF_FILES, *empty} & {*table.columns})
         ran = {
             computed.result.cell.attack_label: computed.evaluation
             for computed in self._computed.values()
@@ -223,6 +231,13 @@ class _Run:
 
     def _read(self, results: Sequence[Result]) -> tuple[Sequence[Result], Outcomes]:
         return results, Outcomes.stacked([self._computed[result.cell.id].outcomes for result in results])
+
+
+def _within(evaluation: Evaluation, images: Tensor, norm: Norm, eps: float) -> Evaluation:
+    """What a minimal-norm attack, which searches at any distance, found within a radius."""
+    outside = distance(evaluation.perturbed, images, norm) > eps + 1e-9
+    perturbed = torch.where(per_image(outside, images), images, evaluation.perturbed)
+    return replace(evaluation, outcomes=evaluation.outcomes.within(eps), perturbed=perturbed)
 
 
 def _attacked(number: int, outcomes: Outcomes, job: Job) -> Any:

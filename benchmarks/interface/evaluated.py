@@ -124,9 +124,17 @@ class Evaluated:
         lines = [
             f"{row['attack']} in {row['norm']}{radius} on {row['n']} images",
             *(f"  {accuracy_text(self.summary, name)}" for name in ("clean_accuracy", "robust_accuracy")),
-            *([] if row["eps"] else [f"  mean l2 {row['mean_l2']:.3g}, mean linf {row['mean_linf']:.3g} of the broken images"]),
+            *(
+                []
+                if row["eps"]
+                else [f"  mean l2 {row['mean_l2']:.3g}, mean linf {row['mean_linf']:.3g} of the broken images"]
+            ),
             f"  flags: {', '.join(self.flags) or 'none'}",
-            *([f"  quick look: the attacks only follow gradients, and {stronger} says more"] if row["quick_look"] else []),
+            *(
+                [f"  quick look: the attacks only follow gradients, and {stronger} says more"]
+                if row["quick_look"]
+                else []
+            ),
             f"  {self.forwards:,} forward and {self.backwards:,} backward passes, {self.seconds:.1f} s",
         ]
         if len(self.table) > 1:
