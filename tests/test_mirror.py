@@ -64,6 +64,7 @@ WITHOUT_SOURCE = {
     "cli/commands/test_bad_inputs.py": "wrong names, values, models, checkpoints and data, in the command attack",
     "cli/commands/test_bad_suites.py": "suite files with mistakes, in all commands that read one",
     "cli/commands/test_corruptions.py": "corruptions in all commands that have them",
+    "cli/commands/test_hostile_checkpoints.py": "checkpoints that name code, paths and repositories, in all commands",
     "cli/commands/test_imports.py": "which libraries a command imports, for several commands",
     "cli/commands/test_own_weights.py": "models that bring weights, in the command attack: what is trained, and on which classes",
     "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",

@@ -134,29 +134,38 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     write_atomically(path, save_tensors(tensors, metadata={_KEY: text}))
 
 
-def read_info(path: Path) -> CheckpointInfo | None:
+def read_info(path: Path, *, named: Collection[str | None]) -> CheckpointInfo | None:
     """The description in a checkpoint; ``None`` for a foreign file.
+
+    Its names are safe to load. No description leaves this module before its names are checked, since whoever has it may
+    load them.
 
     Args:
         path: The file.
+        named: Models and defenses of the user's own that the user has named.
 
     Raises:
-        UserError: The file is missing, is no checkpoint, or was written by a newer version.
+        UserError: The file is missing, is no checkpoint, or was written by a newer version; or it names code that the user
+            has not named.
     """
-    return _info(open_file(path), path)
+    info = _info(open_file(path), path)
+    if info is not None:
+        _refuse_unnamed_code(info, path, named)
+    return info
 
 
-def read_advdef_info(path: Path, *, missing: str) -> CheckpointInfo:
+def read_advdef_info(path: Path, *, missing: str, named: Collection[str | None]) -> CheckpointInfo:
     """The description in a checkpoint of our own.
 
     Args:
         path: The file.
         missing: What a foreign file does not say, and what to do: the end of the message.
+        named: See :func:`read_info`.
 
     Raises:
         UserError: As for :func:`read_info`, or the file is foreign.
     """
-    info = read_info(path)
+    info = read_info(path, named=named)
     if info is None:
         # A file that is no checkpoint at all, or that would run code, has a better message than the one below.
         open_file(path).tensors(path)
@@ -311,7 +320,7 @@ def metadata_of(path: Path | None, model: str | None) -> ModelMetadata:
         UserError: The file is missing, or a folder's description is damaged; the model is unknown, or its source cannot be
             reached.
     """
-    info = None if path is None else read_info(path)
+    info = None if path is None else _info(open_file(path), path)
     if info is not None:
         channels, *size = info.shape
         return ModelMetadata(classes=info.classes, channels=channels, image_size=(size[0], size[1]))
@@ -378,7 +387,8 @@ def _refuse_impossible_sizes(info: CheckpointInfo, tensors: Mapping[str, Tensor]
 def _require_plausible_size(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Compares the network that a file describes with the file; a user's own code is not run for it."""
     if models.module_of(info.model.partition(":")[0]) is not None:
-        build = partial(bare_network, info.model, shape=info.shape, classes=info.classes, config=info.config or None)
+        # An empty config stays: without any, a source would ask the network for the one that the file lacks.
+        build = partial(bare_network, info.model, shape=info.shape, classes=info.classes, config=info.config)
         require_plausible_size(build, tensors, path)
 
 

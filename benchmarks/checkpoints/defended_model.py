@@ -193,13 +193,13 @@ def open_defended_model(path: Path, *, named: Collection[str] = (), **loading: A
 def _key(path: Path, loading: dict[str, Any]) -> Hashable | None:
     """The key of a model in the cache: its file's state, how it is loaded, and the hashes of a user's code in it.
 
-    ``None`` if the file cannot be cached, or is no checkpoint; then the loading tells why.
+    ``None`` if the file cannot be cached, is no checkpoint, or names code that the user has not; then the loading tells why.
     """
     state = file_state(path)
     if state is None:
         return None
     try:
-        info = read_info(path)
+        info = read_info(path, named=(loading.get("model"), *loading["named"]))
         code = [models.source_of(loading.get("model") or (info.model if info else ""))]
         code += [defenses.source_of(spec.name) for spec in info.defenses] if info else []
     except UserError:
@@ -416,7 +416,8 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:
     try:
-        read_advdef_info(path, missing="what it holds: give a checkpoint that 'advdef train' has made")
+        missing = "what it holds: give a checkpoint that 'advdef train' has made"
+        read_advdef_info(path, missing=missing, named=named)
         return open_defended_model(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None

@@ -443,7 +443,7 @@ def _base(
     if entry.checkpoint is None:
         return None
     with error_location(entry.location):
-        if read_info(entry.checkpoint) is not None:
+        if read_info(entry.checkpoint, named=(entry.model, *named)) is not None:
             if entry.class_names is not None:
                 raise UserError(f"{entry.checkpoint} has the names of its classes in it: leave out --class-names")
             loading = {"model": entry.model, "classes": entry.classes, "mean": entry.mean, "std": entry.std}

@@ -459,7 +459,7 @@ def _holds(path: Path, training: Training) -> bool:
     """
     if not path.is_file():
         return False
-    info = read_info(path)
+    info = read_info(path, named=_user_code(training))
     if info is None or info.training.get("key") != training.key:
         return False
     parameters = info.defenses[-1].parameters if info.defenses else {}

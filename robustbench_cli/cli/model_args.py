@@ -136,7 +136,7 @@ class ModelArgs:
         if not self.checkpoints:
             return DEFAULT_DATASET
         path, missing = self.checkpoints[0], "what it was trained on: give --dataset"
-        info = read_advdef_info(path, missing=missing)
+        info = read_advdef_info(path, missing=missing, named=(self.model, *self.defenses))
         if info.dataset is None:
             raise UserError(f"{path} does not say {missing}")
         return trusted(info.dataset, file=path)
@@ -162,7 +162,7 @@ class ModelArgs:
         loading["class_names"] = self._names()
         chains = []
         for path in self.checkpoints:
-            info = read_info(path)
+            info = read_info(path, named=(self.model, *self.defenses))
             existing = [spec for spec in info.defenses if spec.name != "none"] if info is not None else []
             is_used_as_it_is = names in ([], [spec.name for spec in existing])
             if is_used_as_it_is and any(parameters.get(name) for name in names):

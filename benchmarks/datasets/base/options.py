@@ -6,6 +6,7 @@ The name carries all options, so whatever has the name, such as a checkpoint or 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 from urllib.parse import quote, unquote
@@ -13,6 +14,7 @@ from urllib.parse import quote, unquote
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.choices import Crop, Interpolation, OnBadImage
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Preprocessing
+from robustbench_cli.core.errors import UserError
 
 __all__ = [
     "PREPROCESSING",
@@ -130,12 +132,21 @@ def with_model_size(
 def trusted(name: str, *, file: object) -> str:
     """Checks a name from a data file; see :meth:`~robustbench_cli.core.registry.Registry.trusted`.
 
+    The author of a file must not choose which files of the user are read, nor what is downloaded from the Hub.
+
     Args:
         name: The name in the file, with its options.
         file: The file, for messages.
 
     Raises:
-        UserError: It is not the name of an installed data set.
+        UserError: It is not the name of an installed data set, or has more than a preprocessing: a path, a repository, or an
+            option of its own.
     """
-    registry.trusted(split_name(name)[0], file=file)
+    plain, options = split_name(name)
+    registry.trusted(plain, file=file)
+    if ":" in plain or options.keys() - set(PREPROCESSING):
+        raise UserError(
+            f"{file} was trained on {name}, and a file does not choose what is read from a path or the Hub: give --dataset "
+            f"{shlex.quote(name)}"
+        )
     return name

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from robustbench_cli.benchmarks.datasets.base.options import split_name, trusted, with_model_size, with_options
@@ -35,6 +37,9 @@ def test_names_from_files_are_trusted_by_their_plain_name() -> None:
     assert trusted("digits?channels=3", file="x") == "digits?channels=3"
     with pytest.raises(UserError, match=r"x needs the code evil\.py:Data"):
         trusted("evil.py:Data?channels=3", file="x")
+    for name in ("npz:/etc/passwd", "hf:evil/evil", "imagefolder:~?image_size=8", "imagenet?class_list=names.txt"):
+        with pytest.raises(UserError, match=f"x was trained on {re.escape(name)}, .* --dataset '?{re.escape(name)}"):
+            trusted(name, file="x")
 
 
 def test_a_model_gives_the_size_where_there_is_none() -> None:
