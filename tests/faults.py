@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,15 @@ class Row:
     cells: int
 
 
+def _share_measured_layouts(folder: Path, store: str) -> None:
+    """Lets all cache folders share the layouts that were measured: a busy machine may measure another, which rounds otherwise."""
+    measured = folder / f"{store}-cache" / "advdef" / "passes"
+    measured.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "passes").mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        measured.symlink_to(folder / "passes")
+
+
 def start(folder: Path, store: str, *command: str, on_access: OnAccess | None = None, lasts: float = 0.0) -> int:
     """Starts a process that sweeps ``suite.yaml`` in a folder. Its output goes to ``PROCESS.log``.
 
@@ -133,6 +143,7 @@ def start(folder: Path, store: str, *command: str, on_access: OnAccess | None = 
     if process:
         return process
     os.chdir(folder)
+    _share_measured_layouts(folder, store)
     os.environ |= {"XDG_CACHE_HOME": str(folder / f"{store}-cache"), "LASTS": str(lasts)}
     # A process that hangs is killed.
     signal.alarm(300)
