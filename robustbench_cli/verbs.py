@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,10 +189,12 @@ class _NotebookBars:
         self._handles: dict[str, Any] = {}
 
     def __call__(self, label: str, done: int, total: int) -> None:
-        from IPython.display import HTML, display
-
-        bar = HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(label)}: {done} of {total} images')
+        # IPython has no annotations.
+        page: Any = importlib.import_module("IPython.display")
+        bar = page.HTML(
+            f'<progress value="{done}" max="{total}"></progress> {html.escape(label)}: {done} of {total} images'
+        )
         if label in self._handles:
             self._handles[label].update(bar)
         else:
-            self._handles[label] = display(bar, display_id=True)
+            self._handles[label] = page.display(bar, display_id=True)
