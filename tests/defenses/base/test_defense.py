@@ -67,7 +67,7 @@ class Holder:
             {"defense": HRS},
             r"the defense is the class HRS: give one with its parameters, such as HRS\(channels=\(5, 5\)\)",
         ),
-        ({"defense": "hrs"}, "the defense is a str: give one with its parameters"),
+        ({"defense": "hsr"}, "unknown defense 'hsr': did you mean 'hrs'"),
         ({"examples": Holder()}, r"the examples are a Holder: give one of its splits, dataset\.split\('train'\)"),
         ({"examples": IMAGES}, r"the examples are a Tensor: .*give"),
         ({"examples": (IMAGES * 255, LABELS)}, "the images reach from .*: divide them by 255"),
