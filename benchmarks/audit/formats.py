@@ -63,9 +63,8 @@ def _markdown(groups: Sequence[AuditedRows]) -> str:
     lines = ["| rows | verdict | check | evidence |", "| :-- | :-- | :-- | :-- |"]
     for group in groups:
         first = (group.title, group.headline)
-        evidence = [(finding.check, finding.evidence) for finding in group.findings] or [
-            ("", "; ".join(_figures(group)))
-        ]
+        evidence = [("", "; ".join(_figures(group)))] if group.threats or not group.findings else []
+        evidence += [(finding.check, finding.evidence) for finding in group.findings]
         for number, row in enumerate(evidence):
             cells = (*(first if number == 0 else ("", "")), *row)
             lines.append(f"| {' | '.join(map(escaped_for_markdown, cells))} |")

@@ -74,6 +74,7 @@ class StoredDraws(BaseModel):
         images: N, the number of images.
         shared: Whether all images of a pass share one draw.
         right: Base64 of R x N bits: whether the image is classified correctly in the draw.
+        clean_accuracy: In [0, 1]; ``None`` in files of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +84,7 @@ class StoredDraws(BaseModel):
     images: Annotated[int, Field(ge=1)]
     shared: bool
     right: str
+    clean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
@@ -91,12 +93,13 @@ class StoredDraws(BaseModel):
         return self
 
     @classmethod
-    def of(cls, attack: str, scored: ScoredDraws) -> StoredDraws:
+    def of(cls, attack: str, scored: ScoredDraws, *, clean_accuracy: float | None = None) -> StoredDraws:
         """Packs the outcomes of an attack.
 
         Args:
             attack: The attack, in a few words.
             scored: Whether the images are classified correctly.
+            clean_accuracy: Of the same images without the attack.
 
         >>> scored = ScoredDraws(right=np.array([[True, False, True]]))
         >>> StoredDraws.of("PGD", scored).scored().right
@@ -104,7 +107,9 @@ class StoredDraws(BaseModel):
         """
         draws, images = scored.right.shape
         bits = base64.b64encode(np.packbits(scored.right).tobytes()).decode()
-        return cls(attack=attack, draws=draws, images=images, shared=scored.shared, right=bits)
+        return cls(
+            attack=attack, draws=draws, images=images, shared=scored.shared, right=bits, clean_accuracy=clean_accuracy
+        )
 
     def scored(self) -> ScoredDraws:
         """Unpacks the outcomes."""

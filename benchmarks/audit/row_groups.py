@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -168,7 +168,9 @@ def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup
         A function from the rows of one model, data slice and norm to the names of the checks, in alphabetical order.
     """
     of_cell = records_of_cells(record for store in stores for record in RECORDS.stored(store, damaged=damaged))
-    of_rows = [check for check in checks.load_checks_at("finding_in_rows") if not check.advises]
+    looking = checks.load_checks_at("finding_in_rows")
+    of_rows = [check for check in looking if not check.advises]
+    advising = {check.name for check in looking if check.advises}
 
     def flags(threats: Sequence[tuple[Sequence[Result], Outcomes, Outcomes]]) -> tuple[str, ...]:
         pairs = [
@@ -179,7 +181,9 @@ def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup
         newest = latest([*{record.id: record for result, _ in pairs for record in of_cell(result.cell)}.values()])
         worst_cases = {tuple(result.cell.id for result in results): worst for results, _, worst in threats}
         group = replace(_row_group(pairs, newest), worst_cases=worst_cases)
-        findings = _findings_in_rows(group, of_rows) + _findings_of(newest)
+        findings = _findings_in_rows(group, of_rows) + _findings_of(
+            record for record in newest if record.check not in advising
+        )
         return tuple(sorted({finding.check for finding in findings}))
 
     return flags
@@ -197,6 +201,7 @@ def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
         norm=target.norm,
         n=target.n,
         audited_n=_audited_images(newest),
+        threats=tuple(_baseline_figures(newest)),
         findings=by_severity(_findings_of(newest)),
         passed=_passed(_findings_of(newest), (), newest),
         left_out=_left_out(newest),
@@ -267,6 +272,26 @@ def _figures(threat: Threat) -> ThreatFigures:
     )
 
 
+def _baseline_figures(records: Iterable[CheckRecord]) -> Iterator[ThreatFigures]:
+    """What the baseline attacks of audits of one model left, in the order of the radii."""
+    for record in sorted(records, key=lambda record: (record.target.eps, record.target.seed)):
+        outcomes, target = record.outcomes, record.target
+        if outcomes is None or outcomes.clean_accuracy is None:
+            continue
+        left = outcomes.scored()
+        low, high = left.interval(0.95)
+        yield ThreatFigures(
+            eps=target.eps_text,
+            targeted="no",
+            seed=target.seed,
+            attacks=(outcomes.attack,),
+            clean_accuracy=outcomes.clean_accuracy,
+            robust_accuracy=left.accuracy,
+            robust_accuracy_low=low,
+            robust_accuracy_high=high,
+        )
+
+
 def _flag_findings(group: RowGroup, results: Mapping[str, Result]) -> list[Finding]:
     """The flags of the worst case of each threat, as findings; see :func:`~.worst_case_flags.worst_case_flags`.
 
@@ -328,7 +353,7 @@ def _audits(records: Sequence[CheckRecord], cell: Cell) -> list[AuditedDraws]:
     ]
 
 
-def _findings_of(records: Sequence[CheckRecord]) -> list[Finding]:
+def _findings_of(records: Iterable[CheckRecord]) -> list[Finding]:
     return [record.finding for record in records if record.finding is not None]
 
 

@@ -111,7 +111,7 @@ class AuditedRows(Audited):
         norm: The norm.
         n: The number of images of the rows; of the audit of the model where only the model was audited.
         audited_n: The largest number of images on which the model was audited; ``None`` if it was not.
-        threats: The worst case of each threat; empty where only the model was audited.
+        threats: The worst case of each threat; where only the model was audited, the baseline attack of the audit.
     """
 
     dataset: str

@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.datasets.base.class_folders import (
     image_file,
     read_labels,
 )
-from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
+from robustbench_cli.benchmarks.datasets.base.dataset import NoTrainingImagesError, SplitName
 from robustbench_cli.benchmarks.datasets.base.pictures import Example, ImageFile, Pictures, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.core.errors import UserError, one_line
@@ -97,7 +97,7 @@ class ImageNet(Pictures):
             return self._test
         folder = next((path for name in _TRAINING if (path := self._path / name).is_dir()), None)
         if folder is None:
-            raise UserError(f"{self._path} has no folder train, so there is nothing to train on")
+            raise NoTrainingImagesError(f"{self._path} has no folder train, so there is nothing to train on")
         return shuffled(files_in_class_folders(folder, self._labels_of_folders(folder)))
 
     def _evaluated(self, ids: Path | None) -> list[Example]:

@@ -11,7 +11,7 @@ import torch
 from numpy.lib import format as npy
 
 from robustbench_cli.benchmarks.datasets.base.arrays import Array, BadArraysError, PickledError, read_arrays
-from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, NoTrainingImagesError, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.regular_file import open_regular
@@ -58,7 +58,9 @@ class Npz(Dataset):
 
     def load(self, name: SplitName) -> Split:
         if name not in self._images:
-            raise UserError(f"{self.argument} has nothing to train on: add the arrays train_images and train_labels")
+            raise NoTrainingImagesError(
+                f"{self.argument} has nothing to train on: add the arrays train_images and train_labels"
+            )
         return TensorSplit(
             torch.as_tensor(self._images[name]),
             torch.as_tensor(self._labels[name]),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, NoTrainingImagesError, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
@@ -36,7 +36,7 @@ class Corrupted(Dataset):
 
     def load(self, name: SplitName) -> Split:
         if name == "train":
-            raise UserError(
+            raise NoTrainingImagesError(
                 f"{self.name} has no images to train on: give a --checkpoint, or train on the clean data set first"
             )
         raise UserError(

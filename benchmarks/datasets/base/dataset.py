@@ -17,9 +17,13 @@ from robustbench_cli.benchmarks.datasets.base.options import with_options
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["Dataset", "SplitName"]
+__all__ = ["Dataset", "NoTrainingImagesError", "SplitName"]
 
 SplitName = Literal["train", "test"]
+
+
+class NoTrainingImagesError(UserError):
+    """The data set has test images only."""
 
 
 class Dataset(ABC):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat, scored
-from robustbench_cli.benchmarks.evaluation.outcomes import Integers
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat, chance, scored
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.cw_pgd import CWPGD
@@ -52,14 +49,14 @@ class AboveChance(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients",)
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
-        chance = _chance(rows.labels)
+        share = chance(rows.labels)
         for threat in rows.untargeted:
-            if _is_unbounded(threat, rows) and threat.interval[0] > chance:
+            if _is_unbounded(threat, rows) and threat.interval[0] > share:
                 return self.finding(
                     f"at {threat.text} the robust accuracy is {threat.robust_accuracy:.3f}, and the most frequent class has "
-                    f"{chance:.3f} of the images",
+                    f"{share:.3f} of the images",
                     robust_accuracy=threat.robust_accuracy,
-                    chance=chance,
+                    chance=share,
                 )
         return None
 
@@ -68,24 +65,19 @@ class AboveChance(Check):
 
         radius = _largest(probe)
         outcomes = probe.evaluate(_attack(probe), torch.arange(_images(probe)), eps=radius).outcomes
-        attacked, chance = scored(outcomes), _chance(outcomes.labels)
+        attacked, share = scored(outcomes), chance(outcomes.labels)
         low, _ = attacked.interval(0.95)
-        if low <= chance or attacked.accuracy <= NEAR_ZERO * outcomes.clean_right.mean():
+        if low <= share or attacked.accuracy <= NEAR_ZERO * outcomes.clean_right.mean():
             return None
         return self.finding(
             f"at eps {radius:g}, from where every image can become any other, PGD on the margin leaves {attacked.accuracy:.3f}, and "
-            f"the most frequent class has {chance:.3f} of the images",
+            f"the most frequent class has {share:.3f} of the images",
             robust_accuracy=attacked.accuracy,
-            chance=chance,
+            chance=share,
         )
 
     def passes(self, probe: ModelProbe) -> int:
         return probe.passes_of(_attack(probe), _images(probe))
-
-
-def _chance(labels: Integers) -> float:
-    """The share of the most frequent class."""
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 def _attack(probe: ModelProbe) -> CWPGD:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -31,11 +31,14 @@ from robustbench_cli.cli.param_types import EPS, OneOf, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robustbench_cli.attacks.base.eps import Eps
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.audit.records import AuditTarget
     from robustbench_cli.benchmarks.audit.verdict import AuditedRows
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+    from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
     from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
     from robustbench_cli.benchmarks.store.records import Failure, RequestedCell
@@ -279,9 +282,20 @@ def _run(
         device=common.torch_device(),
         batch_size=common.batch_size,
     )
-    training = partial(loaded.split("train").first, _TRAINING_IMAGES)
-    with probe_of(isolate_passes(defended.load()), data.images, data.labels, options, training=training) as probe:
+    with probe_of(
+        isolate_passes(defended.load()), data.images, data.labels, options, training=_training(loaded)
+    ) as probe:
         _run_missing(probe, target, common.store, shown)
+
+
+def _training(dataset: Dataset) -> Callable[[], tuple[Tensor, Tensor]] | None:
+    """Reads the training images; ``None`` where the data set has test images only."""
+    from robustbench_cli.benchmarks.datasets.base.dataset import NoTrainingImagesError
+
+    try:
+        return partial(dataset.split("train").first, _TRAINING_IMAGES)
+    except NoTrainingImagesError:
+        return None
 
 
 def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: console.Progress) -> None:
@@ -310,7 +324,13 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
         started = time.perf_counter()
         kept: list[ScoredDraws] = []
         found = run_check(check, probe, keep=kept.append)
-        outcomes = records.StoredDraws.of(probe.baseline_name, kept[0]) if kept else None
+        outcomes = (
+            records.StoredDraws.of(
+                probe.baseline_name, kept[0], clean_accuracy=float(probe.baseline.outcomes.clean_right.mean())
+            )
+            if kept
+            else None
+        )
         seconds = time.perf_counter() - started
         result = {"left_out": found.reason} if isinstance(found, LeftOut) else {"finding": found}
         records.RECORDS.write(store, record(check=check.name, **result, outcomes=outcomes, seconds=seconds))

@@ -78,10 +78,11 @@ def test_json_has_everything() -> None:
 
 
 def test_markdown_is_a_table() -> None:
-    """Four columns in each row, whatever a name holds."""
+    """Four columns in each row, whatever a name holds; the figures come before the findings."""
     lines = FORMATS["markdown"](GROUPS).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 2 + 2 + 1
+    assert len(table) == 2 + 3 + 1
+    assert "eps 8/255: clean 90.0, robust 40.0" in table[2]
     assert all(line.replace("\\|", "").count("|") == 5 for line in table)
     assert "<script>" not in "".join(lines)
     assert "left out: not-converged" in lines[-1]

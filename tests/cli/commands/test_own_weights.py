@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_no_training_needs_no_training_images(
     np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
     ended = advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20", "-q")
     assert (ended.code, "error" in ended.err) == (0, False)
+
+
+def test_an_audit_needs_no_training_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """It leaves out what compares with them, prints what its PGD left, and four images are too few for a verdict."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    np.savez(here / "test.npz", images=images, labels=np.arange(4), classes=10)
+    ended = advdef("audit", "--checkpoint", "model.safetensors", "--dataset", "npz:test.npz", "--strict", "-q")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert re.search(r"\n  eps 8/255: clean \S+, robust \S+ \[\S+, \S+\] under PGD with 40 steps\n", ended.out)
+    assert re.search(r"left out: .*transfer-beats-gradient.* \(the training images are not known\)", ended.out)
+    assert "suspicious: few-images: under PGD with 40 steps" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
-__all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "scored"]
+__all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "chance", "scored"]
 
 NEAR_ZERO = 0.1
 """A robust accuracy of at most this share of the clean accuracy is near zero: it can hardly be overstated."""
@@ -241,6 +241,18 @@ class RowGroup:
     def randomized(self) -> bool:
         """Whether the images were scored on several draws."""
         return any(len(row.outcomes.clean) > 1 for row in self.rows)
+
+
+def chance(labels: Integers) -> float:
+    """The accuracy of a model that always answers the most frequent class.
+
+    Args:
+        labels: ``(N,)``: the true classes.
+
+    >>> chance(np.array([0, 1, 1, 2]))
+    0.5
+    """
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 def scored(outcomes: Outcomes, images: slice = _ALL) -> ScoredDraws:
