@@ -213,6 +213,9 @@ def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str) -> None:
     content = yaml.safe_load((ROOT / "ci/gitlab.yml").read_text(encoding="utf-8"))
     validate(content, "gitlab-ci")
     job = content["advdef"]
+    assert job["cache"]["paths"] == ["$STORE"]
+    refused = run("\n".join(job["before_script"]), INSTALL="")
+    assert (refused.returncode, refused.stdout.count("\n")) == (2, 1)
     assert run("\n".join(job["before_script"]), INSTALL="advdef").returncode == 0
     assert Path("calls").read_text().startswith("-m pip install")
     done = run("\n".join(job["script"]), SUITE="gate.yaml", STORE="runs")
@@ -298,7 +301,11 @@ def test_the_workflows_of_the_page_are_valid() -> None:
     # In YAML 1.1, "on" is true.
     content = {"on" if key is True else key: value for key, value in yaml.safe_load(workflow).items()}
     validate(content, "github-workflows")
-    assert content["jobs"]["robustness"]["steps"][-1]["with"].keys() <= action()["inputs"].keys()
+    restore, gate_step, save = content["jobs"]["robustness"]["steps"][-3:]
+    assert restore["with"]["key"] != save["with"]["key"]
+    assert save["with"]["key"].startswith(restore["with"]["restore-keys"])
+    assert save["if"] == "always()"
+    assert gate_step["with"].keys() <= action()["inputs"].keys()
     assert (
         yaml.safe_load(gitlab)["advdef"].keys() <= yaml.safe_load((ROOT / "ci/gitlab.yml").read_text())["advdef"].keys()
     )
