@@ -57,7 +57,9 @@ class ZeroGradient(Check):
     )
     remedy: ClassVar[str] = (
         "Use a loss of the logits before saturation, a differentiable approximation of the layer (BPDA), or attacks by "
-        "scores and decisions: --suite standard."
+        "scores and decisions: --suite standard. For BPDA, derive the layer from BPDALayer of "
+        "robustbench_cli.attacks.base.gradients.bpda and write its function as 'def exact(self, values): return (values * 3).round() / 3'; "
+        "its gradient is then that of the identity, or of your 'surrogate'."
     )
     source: ClassVar[str] = (
         "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1; "
