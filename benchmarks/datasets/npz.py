@@ -24,6 +24,9 @@ _TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_t
 _NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
 _ARRAYS = {"classes", *_NAMES, *(name for names in _NAMES.values() for name in names)}
 
+_MOST_CLASSES = 2**20
+"""As many as the outcomes of a cell can tell apart."""
+
 
 class Npz(Dataset):
     """Arrays in an ``.npz`` file: ``images`` and ``labels``, and ``train_images`` and ``train_labels`` to train on.
@@ -140,6 +143,8 @@ def _classes(arrays: dict[str, Array], labels: list[Array], path: Path) -> int:
         classes = arrays["classes"]
         if classes.ndim or not np.issubdtype(classes.dtype, np.integer) or classes < 2:
             raise UserError(f"'classes' of {path} is {classes}: give one whole number, at least 2")
+        if classes > _MOST_CLASSES:
+            raise UserError(f"'classes' of {path} is {classes:,}: give at most {_MOST_CLASSES:,}")
         return int(classes)
     largest = max(int(split.max()) for split in labels)
     if largest < 1:

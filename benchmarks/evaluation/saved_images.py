@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +15,11 @@ from torch import Tensor
 from robustbench_cli.attacks.base.models.special_labels import REJECTED
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project_exactly
+from robustbench_cli.benchmarks.datasets.base.arrays import Array, read_arrays
 from robustbench_cli.benchmarks.datasets.base.as_picture import as_picture
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["SavedImages", "levels", "rounded"]
 
@@ -154,9 +154,25 @@ class SavedImages:
         """
         path = folder / f"{name}.npz"
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(**arrays)
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            with open_regular(path) as file:
+                return cls._checked(read_arrays(file))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} is missing or damaged ({one_line(error)}): remove {folder} to save its images again"
             ) from None
+
+    @classmethod
+    def _checked(cls, arrays: dict[str, Array]) -> SavedImages:
+        """Saved images of arrays of any origin.
+
+        Raises:
+            ValueError: They are not the arrays that :meth:`write` stores.
+        """
+        kinds = {"images": (4, "u1"), "perturbed": (4, "u1"), "labels": (1, "i8"), "predictions": (2, "i8")}
+        if {name: (array.ndim, array.dtype.str[1:]) for name, array in arrays.items()} != kinds:
+            raise ValueError("it has other arrays than saved images")
+        images, number = arrays["images"], len(arrays["labels"])
+        shapes = images.shape == arrays["perturbed"].shape and arrays["predictions"].shape[1] == number == len(images)
+        if not (shapes and images.size and arrays["predictions"].size and images.shape[3] in (1, 3)):
+            raise ValueError("its arrays are of different images")
+        return cls(**arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections import Counter, defaultdict
@@ -23,6 +24,7 @@ from robustbench_cli.benchmarks.reports.columns import (
 from robustbench_cli.benchmarks.reports.gate_options import Gate, gate_with
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.escaping import unescaped_from_csv
+from robustbench_cli.core.regular_file import read_text
 
 __all__ = [
     "Judgment",
@@ -294,10 +296,11 @@ def read_baseline(path: Path, *, option: str = "--baseline") -> pd.DataFrame:
         UserError: The file cannot be read or lacks a column.
     """
     try:
-        _require_complete_lines(path)
-        table = pd.read_csv(path, dtype=str)
+        text = read_text(path)
+        _require_complete_lines(text)
+        table = pd.read_csv(io.StringIO(text), dtype=str)
     except (OSError, ValueError, csv.Error) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        reason = (error.strerror or error) if isinstance(error, OSError) else one_line(error)
         raise UserError(f"{option} {path} cannot be read ({reason}): {_HINT}") from None
     identity = identity_columns(available=())
     missing = [name for name in (*identity, "robust_accuracy") if name not in table.columns]
@@ -316,20 +319,19 @@ def read_baseline(path: Path, *, option: str = "--baseline") -> pd.DataFrame:
     return table
 
 
-def _require_complete_lines(path: Path) -> None:
+def _require_complete_lines(text: str) -> None:
     """Refuses a table that is cut off or damaged, since pandas fills up a line that is too short.
 
     Raises:
         csv.Error: A line has more or fewer values than there are columns.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        columns = len(next(lines, []))
-        for line in lines:
-            if line and len(line) != columns:
-                raise csv.Error(
-                    f"line {lines.line_num} has {len(line)} values for {columns} columns: it is cut off or damaged"
-                )
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns = len(next(lines, []))
+    for line in lines:
+        if line and len(line) != columns:
+            raise csv.Error(
+                f"line {lines.line_num} has {len(line)} values for {columns} columns: it is cut off or damaged"
+            )
 
 
 def compare(table: pd.DataFrame, limit: Limit) -> Verdict:

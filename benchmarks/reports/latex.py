@@ -9,7 +9,7 @@ from robustbench_cli.benchmarks.reports.best_values import BEST, best_values
 from robustbench_cli.benchmarks.reports.columns import Column, shared_values
 from robustbench_cli.benchmarks.reports.legend import flag_marks, flag_texts, notes
 from robustbench_cli.benchmarks.reports.readable import FLAG_NAMES, readable, sections
-from robustbench_cli.core.escaping import escaped_for_latex
+from robustbench_cli.core.escaping import escaped_for_latex, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def _bold(text: str, *, best: bool) -> str:
 
 def _small_print(table: pd.DataFrame, shown: Collection[str], *, has_best: bool) -> Iterator[str]:
     """A paragraph below the table: what its rows share, the meaning of flags and signs."""
-    shared = ", ".join(f"{name} {value}" for name, value in shared_values(table) if name not in shown)
+    shared = ", ".join(f"{name} {shortened(str(value))}" for name, value in shared_values(table) if name not in shown)
     lines = [escaped_for_latex(shared)] if shared else []
     if any(name.startswith(("clean_acc", "robust_acc")) for name in shown):
         lines.append(r"accuracies in percent, with 95\,\% confidence intervals")
@@ -87,7 +87,9 @@ def _small_print(table: pd.DataFrame, shown: Collection[str], *, has_best: bool)
     marks = flag_marks(table) if "flags" in shown else {}
     texts = flag_texts(marks)
     for flag, mark in marks.items():
-        lines.append(rf"{mark}: \texttt{{{escaped_for_latex(flag)}}}, {escaped_for_latex(texts.get(flag, 'unknown'))}")
+        lines.append(
+            rf"{mark}: \texttt{{{escaped_for_latex(shortened(flag))}}}, {escaped_for_latex(texts.get(flag, 'unknown'))}"
+        )
     if "des" in shown and table["clean_accuracy_loss_within_interval"].eq(True).any():
         lines.append(rf"{escaped_for_latex('~')} in des: the loss of clean accuracy is not statistically significant")
     lines += map(escaped_for_latex, notes(table))

@@ -9,7 +9,7 @@ from robustbench_cli.benchmarks.reports.best_values import BEST, best_values
 from robustbench_cli.benchmarks.reports.columns import shared_values
 from robustbench_cli.benchmarks.reports.legend import flag_texts, notes, raised_flags
 from robustbench_cli.benchmarks.reports.readable import readable
-from robustbench_cli.core.escaping import escaped_for_markdown
+from robustbench_cli.core.escaping import escaped_for_markdown, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,9 @@ def markdown_report(
         columns: The names of the columns; by default those that the table has for people.
         gates: The outcomes of gates.
     """
-    shared = ", ".join(f"{name} {value}" for name, value in shared_values(table) if name not in (columns or ()))
+    shared = ", ".join(
+        f"{name} {shortened(str(value))}" for name, value in shared_values(table) if name not in (columns or ())
+    )
     heading = f"### Adversarial robustness{f': {escaped_for_markdown(shared)}' if shared else ''}\n"
     marks = "".join(f"- {_MARKS[passed]} {escaped_for_markdown(text)}\n" for passed, text in gates)
     if table.empty:
@@ -68,7 +70,7 @@ def markdown_report(
         [[index for index, entry in enumerate(shown) if entry.name in names] for names in best],
     )
     texts = dict.fromkeys(raised_flags(table), "an unknown flag") | flag_texts(raised_flags(table))
-    legend = [f"{escaped_for_markdown(flag)}: {escaped_for_markdown(text)}" for flag, text in texts.items()]
+    legend = [f"{escaped_for_markdown(shortened(flag))}: {escaped_for_markdown(text)}" for flag, text in texts.items()]
     legend += map(escaped_for_markdown, notes(table))
     if any(best):
         legend.append(f"**bold**: {BEST}")

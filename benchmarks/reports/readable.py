@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names, shown_columns
 from robustbench_cli.benchmarks.reports.legend import flag_marks
 from robustbench_cli.benchmarks.reports.selection import selected_columns
+from robustbench_cli.core.escaping import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ def readable(
         marks = flag_marks(table)
         for row in rows:
             row["flags"] = ",".join(marks[flag] for flag in flag_names(row["flags"]))
-    return columns, [[entry.text(row, interval=intervals[entry.name]) for entry in columns] for row in rows]
+    return columns, [[shortened(entry.text(row, interval=intervals[entry.name])) for entry in columns] for row in rows]
 
 
 def hiding_order(table: pd.DataFrame, *, names: Sequence[str] | None = None) -> list[str]:

@@ -27,6 +27,8 @@ from robustbench_cli.core.frozen_model import FrozenModel, share_field_names
 __all__ = ["Cell", "OnlyIf", "content_hash", "corruption_label"]
 
 
+_MOST_SEVERE = 5
+
 OnlyIf = Literal["blinded"]
 """The condition of an attack in a cascade: ``"blinded"`` runs it only if earlier attacks had masked gradients and no other
 attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
@@ -141,6 +143,9 @@ class Cell(EvaluationOptions, _Evaluated):
 
     @model_validator(mode="after")
     def _share_field_names(self) -> Self:
+        severity = 1 if self.corruption is None else self.corruption.parameters.get("severity")
+        if not (isinstance(severity, int) and 1 <= severity <= _MOST_SEVERE):
+            raise ValueError(f"the severity of the corruption is {severity!r:.80}, not 1 to {_MOST_SEVERE}")
         share_field_names(self)
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
@@ -14,8 +13,13 @@ from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.frozen_model import share_field_names
+from robustbench_cli.core.regular_file import read_bounded
 
 __all__ = ["Failure", "Request", "RequestedCell", "Result", "encoded", "read_bytes", "read_record", "sha256"]
+
+_MOST_BYTES = 2**30
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 _ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high"))
 
@@ -72,8 +76,8 @@ class Result(BaseModel):
     checkpoint: str
     summary: Annotated[dict[str, float | None], AfterValidator(_checked_summary)]
     flags: tuple[str, ...]
-    forwards: int
-    backwards: int
+    forwards: _Count
+    backwards: _Count
     seconds: float
     device: str
     versions: Annotated[dict[str, str], AfterValidator(_shared_versions)]
@@ -165,7 +169,7 @@ def read_record(path: Path, kind: type[Record], *, name: str, hint: str) -> Reco
     try:
         first, _, body = read_bytes(path).partition(b"\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {hint}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): {hint}") from None
     if first != _first_line(body):
         raise UserError(f"{path} is damaged, its content is not what was stored: {hint}")
     try:
@@ -178,19 +182,10 @@ def read_record(path: Path, kind: type[Record], *, name: str, hint: str) -> Reco
 def read_bytes(path: Path) -> bytes:
     """The content of a file of a store, which never changes in place.
 
-    ``Path.read_bytes`` makes twice as many system calls, and a report reads two files for each cell.
-
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, is no regular file, or is larger than any that a store has.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        size = os.fstat(descriptor).st_size
-        content = os.read(descriptor, size)
-    finally:
-        os.close(descriptor)
-    # One call may read less than it was asked for.
-    return content if len(content) == size else path.read_bytes()
+    return read_bounded(path, _MOST_BYTES)
 
 
 def _first_line(body: bytes) -> bytes:

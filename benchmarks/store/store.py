@@ -123,7 +123,7 @@ class Store:
     def result_hash(self, cell_id: str) -> str | None:
         """The sha256 of a result's file, damaged or not; ``None`` where there is none."""
         try:
-            return sha256(self._result_file(cell_id).read_bytes())
+            return sha256(read_bytes(self._result_file(cell_id)))
         except OSError:
             return None
 
@@ -278,7 +278,7 @@ class Store:
         try:
             content = read_bytes(file)
         except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
+            reason = f"cannot be read ({error.strerror or error})"
         else:
             if sha256(content) == result.outcomes_sha256:
                 return content

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from robustbench_cli.benchmarks.evaluation.partial_results import is_intact
+from robustbench_cli.benchmarks.store.records import read_bytes
 from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -22,10 +23,12 @@ def complete_partial_results(store: Path, *, damaged: Callable[[UserError], None
     """
     for path in sorted((store / PARTIAL_RESULTS).glob("*/*.piece")):
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
         except FileNotFoundError:
             # Another process has just finished the cell.
             continue
+        except OSError:
+            content = b""
         if is_intact(content):
             yield path
         else:
@@ -47,4 +50,4 @@ def merge_partial_results(store: Path, other: Path, *, damaged: Callable[[UserEr
         copy = store / path.relative_to(other)
         is_finished = any((folder / "cells" / f"{path.parent.name}.json").exists() for folder in (store, other))
         if not copy.exists() and not is_finished:
-            write_atomically(copy, path.read_bytes())
+            write_atomically(copy, read_bytes(path))

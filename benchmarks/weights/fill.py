@@ -334,7 +334,8 @@ def _candidate(
         for name in others
         if not (name.removeprefix(prefix).startswith(unused) or _is_measure(name, prefix=prefix))
     ]
-    copies = len(networks) // len(expected)
+    # A network may have no tensors at all.
+    copies = len(networks) // max(len(expected), 1)
     pairs = _normalizations({name: state[unwrapped[name]] for name in rest}, most=max(copies, 1))
     pair = pairs[0] if pairs else None
     of_pairs = {name for names in pairs for name in names}

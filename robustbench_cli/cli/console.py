@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.escaping import escaped_for_terminal
+from robustbench_cli.core.escaping import escaped_for_terminal, inert_in_github_logs
 from robustbench_cli.defenses.base.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -137,6 +138,9 @@ def _stdout() -> IO[str]:
     return _output.stream or sys.stdout
 
 
+_ANNOTATION = re.compile(r"::(error|warning|notice) (file|title)=")
+
+
 def report(content: RenderableType) -> None:
     """Prints the report on stdout: a string as it is, anything else as rich draws it.
 
@@ -153,8 +157,16 @@ def report(content: RenderableType) -> None:
             _console("stdout").print(content)
         # Rich fills up every line to the same width.
         content = "".join(f"{line.rstrip()}\n" for line in drawn.get().split("\n")).removesuffix("\n")
+        if "GITHUB_ACTIONS" in os.environ:
+            content = inert_in_github_logs(content)
     else:
         content = escaped_for_terminal(content, lines=True)
+        if "GITHUB_ACTIONS" in os.environ:
+            # A line of --format github is a command; a name in it starts no other one.
+            content = "\n".join(
+                line.replace("##[", "#\\u0023[") if _ANNOTATION.match(line) else inert_in_github_logs(line)
+                for line in content.split("\n")
+            )
     try:
         stream.write(content if content.endswith("\n") else f"{content}\n")
         stream.flush()

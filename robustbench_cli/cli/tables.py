@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.reports.readable import (
 )
 from robustbench_cli.cli import console
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.escaping import escaped_for_terminal
+from robustbench_cli.core.escaping import escaped_for_terminal, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,9 +324,9 @@ def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], 
     marks = flag_marks(table)
     texts = flag_texts(marks)
     if FLAG_NAMES in hidden:
-        caption = [f"{mark} {flag}: {texts.get(flag, 'unknown')}" for flag, mark in marks.items()]
+        caption = [f"{mark} {shortened(flag)}: {texts.get(flag, 'unknown')}" for flag, mark in marks.items()]
     else:
-        caption = [f"{flag}: {text}" for flag, text in texts.items()]
+        caption = [f"{shortened(flag)}: {text}" for flag, text in texts.items()]
     caption += notes(table)
     if "des" in shown and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
@@ -336,7 +336,7 @@ def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], 
 def _shared(table: pd.DataFrame, columns: Collection[str]) -> str:
     """The values that all rows share, for the line above the table, but for those in columns that the user chose."""
     return escaped_for_terminal(
-        ", ".join(f"{name} {value}" for name, value in shared_values(table) if name not in columns)
+        ", ".join(f"{name} {shortened(str(value))}" for name, value in shared_values(table) if name not in columns)
     )
 
 

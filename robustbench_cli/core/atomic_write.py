@@ -28,12 +28,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     files. Temporary files that killed writers of the same path have left behind are removed.
 
     Args:
-        path: The file to write. Missing parent folders are created.
+        path: The file to write. Missing parent folders are created. A symbolic link stays, and its target is written.
         content: The whole content.
 
     Raises:
         UserError: The file cannot be written.
     """
+    if path.is_symlink():
+        # The link stays, and what it leads to is written.
+        path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"cannot write {path}: it is a pipe or a device, not a file; choose another name")
     write_all_atomically(path.parent, {path.name: content})
 
 

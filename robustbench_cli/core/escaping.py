@@ -16,6 +16,8 @@ __all__ = [
     "escaped_for_latex",
     "escaped_for_markdown",
     "escaped_for_terminal",
+    "inert_in_github_logs",
+    "shortened",
     "unescaped_from_csv",
 ]
 
@@ -36,7 +38,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 _ACCENTS = {"\u0300", "\u0301", "\u0302", "\u0303", "\u0308", "\u030a", "\u030c", "\u0327"}
 """The combining accents of which LaTeX has a command in each encoding."""
-_MARKDOWN = {character: f"\\{character}" for character in "\\|`*"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKDOWN = {character: f"\\{character}" for character in "\\|`*~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+_LONGEST = 500
 
 
 def escaped_for_terminal(text: str, *, lines: bool = False) -> str:
@@ -84,6 +88,28 @@ def escaped_for_github(text: str, *, in_property: bool = False) -> str:
     return line.replace(":", "%3A").replace(",", "%2C") if in_property else line
 
 
+def shortened(text: str) -> str:
+    """Cuts a text from a file that no table for people has room for; a CSV file and JSON keep it.
+
+    >>> len(shortened("x" * 10_000))
+    500
+    """
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def inert_in_github_logs(text: str) -> str:
+    r"""Changes the lines that GitHub Actions would obey as commands if they are printed in a job.
+
+    Args:
+        text: Any lines.
+
+    >>> inert_in_github_logs("  ::add-mask::x\nhrs ##[add-mask]x")
+    '  \\u003a:add-mask::x\nhrs #\\u0023[add-mask]x'
+    """
+    lines = re.sub(r"^(\s*):(?=:)", r"\1\\u003a", text, flags=re.MULTILINE)
+    return lines.replace("##[", "#\\u0023[")
+
+
 def unescaped_from_csv(field: str) -> str:
     """Removes the apostrophe that :func:`escaped_for_csv` puts in front of a formula.
 
@@ -116,10 +142,15 @@ def _in_latex(character: str) -> str:
 
 
 def escaped_for_markdown(text: str) -> str:
-    r"""Escapes the text of a Markdown table cell: no column, line, code, link or tag starts or ends in it.
+    r"""Escapes the text of a Markdown table cell: no column, line, code, link, math or tag starts or ends in it.
+
+    On GitHub it links no address, mentions nobody and refers to no issue: an empty comment follows ``@``, and ``#`` before a
+    digit.
 
     >>> escaped_for_markdown("a|b<c>")
     'a\\|b&lt;c&gt;'
     """
     line = "".join(_MARKDOWN.get(character, character) for character in escaped_for_terminal(text))
-    return line.replace("](", "]\\(")
+    # GitHub looks for these after it has resolved entities and backslashes.
+    line = re.sub(r"@|#(?=\d)|(?<=[Gg][Hh])-(?=\d)", r"\g<0><!-- -->", line.replace("](", "]\\("))
+    return re.sub(r"(www)\.", r"\1&#46;", line.replace("://", "&#58;//"), flags=re.IGNORECASE)

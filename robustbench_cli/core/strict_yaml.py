@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.regular_file import read_text
 
 __all__ = ["Position", "YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
@@ -134,7 +135,7 @@ def open_yaml_file(path: Path) -> YamlFile:
         UserError: The file cannot be read, is not UTF-8, is not YAML, or violates a condition of :func:`read_yaml`.
     """
     try:
-        return YamlFile(path, *_read(path.read_text(encoding="utf-8")))
+        return YamlFile(path, *_read(read_text(path)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:

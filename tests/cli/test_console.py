@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 from robustbench_cli.cli import console
 
@@ -172,3 +173,15 @@ def test_a_stdout_of_pythons_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> N
         sys.stdout.write("a model\n")
         console.report("report")
     assert notebook.getvalue() == "report\n"
+
+
+@pytest.mark.parametrize("content", ["::add-mask::x\nhrs ##[add-mask]x", Text("::add-mask::x\nhrs ##[add-mask]x")])
+def test_a_table_gives_no_command_to_github(
+    content: str | Text, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a job of GitHub Actions, whose log obeys lines that begin with two colons."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.report(content)
+    assert capsys.readouterr().out == "\\u003a:add-mask::x\nhrs #\\u0023[add-mask]x\n"
+    console.report("::notice title=advdef::1 passed ##[x]\n")
+    assert capsys.readouterr().out == "::notice title=advdef::1 passed #\\u0023[x]\n"

@@ -180,3 +180,22 @@ def test_files_that_do_not_reach_the_disk_change_nothing(tmp_path: Path, monkeyp
     with pytest.raises(UserError, match="cannot write"):
         write_all_atomically(tmp_path, {"a": b"new", "b": b"new"})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    """The target may lie in another folder."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real/file")
+    write_atomically(tmp_path / "link", b"content")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "file").read_bytes() == b"content"
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """Nor is what a link leads to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match="pipe: it is a pipe or a device, not a file; choose another name"):
+            write_atomically(tmp_path / name, b"content")
+    assert (tmp_path / "pipe").is_fifo()

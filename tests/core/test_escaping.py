@@ -17,6 +17,7 @@ from robustbench_cli.core.escaping import (
     escaped_for_latex,
     escaped_for_markdown,
     escaped_for_terminal,
+    inert_in_github_logs,
     unescaped_from_csv,
 )
 
@@ -125,10 +126,14 @@ def cells(name: str) -> list[str]:
     line = escaped_for_markdown(name)
     text = f"| defense | robust |\n| :-- | --- |\n| {line} | 12.5 |\n| b | 3 |\n"
     tokens = inside(MarkdownIt("commonmark", {"html": True}).enable("table").parse(text))
+    # The empty comments that keep GitHub from linking show nothing.
+    tokens = [token for token in tokens if token.content != "<!-- -->"]
     allowed = {f"{kind}_{end}" for kind in ("table", "thead", "tbody", "tr", "th", "td") for end in ("open", "close")}
     assert {token.type for token in tokens} <= allowed | {"inline", "text"}
     return [
-        "".join(character.content for character in token.children or []) for token in tokens if token.type == "inline"
+        "".join(part.content for part in token.children or [] if part.content != "<!-- -->")
+        for token in tokens
+        if token.type == "inline"
     ]
 
 
@@ -136,6 +141,24 @@ def cells(name: str) -> list[str]:
 def test_a_cell_of_markdown_holds_the_name(name: str) -> None:
     """The table has two rows of two cells, one with the name, and no tag, code, link or emphasis."""
     assert cells(name) == ["defense", "robust", escaped_for_terminal(name).strip(), "12.5", "b", "3"]
+
+
+@pytest.mark.parametrize(
+    "text", ["http://x.org", "HTTPS://x.org", "www.x.org", "a@x.org", "@user", "see #1", "GH-1", "~~gone~~", "$x$"]
+)
+def test_github_links_and_mentions_nothing(text: str) -> None:
+    """What GitHub's Markdown looks for beside CommonMark is not in the text: addresses, people, issues, strikes and math."""
+    written = escaped_for_markdown(text)
+    found = re.findall(r"(?i)https?://|www\.|@\w|(?<!&)#\d|gh-\d|(?<!\\)[~$]", written)
+    assert found == []
+    assert cells(text)[2] == text
+
+
+def test_no_line_is_a_command_of_github() -> None:
+    """A line starts with no ``::``, after spaces either, and has no older command anywhere."""
+    lines = inert_in_github_logs("::add-mask::x\n\t ::error::y\nhrs  ##[add-mask]z\na::b").split("\n")
+    assert not [line for line in lines if line.lstrip().startswith("::") or "##[" in line]
+    assert lines[3] == "a::b"
 
 
 @given(st.text())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.core.regular_file import open_regular, read_bounded
+from robustbench_cli.core.regular_file import open_regular, read_bounded, read_text
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -47,3 +47,25 @@ def test_a_larger_file_is_refused(tmp_path: Path) -> None:
     assert read_bounded(tmp_path / "file", 7) == b"content"
     with pytest.raises(OSError, match="it has more than 6 bytes"):
         read_bounded(tmp_path / "file", 6)
+
+
+def test_a_stream_of_the_shell_is_read_as_text(tmp_path: Path) -> None:
+    """A pipe that is open already ends; a pipe with a name may never have a writer, and is refused."""
+    reader, writer = os.pipe()
+    os.write(writer, "naïve".encode())
+    os.close(writer)
+    assert read_text(f"/dev/fd/{reader}") == "naïve"
+    os.close(reader)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a pipe, not a file"):
+        read_text(tmp_path / "pipe")
+
+
+def test_a_file_with_holes_is_not_read(tmp_path: Path) -> None:
+    """Its size is known before any memory is taken."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(50 * 2**30)
+    with pytest.raises(OSError, match="it has more than 9 bytes"):
+        read_bounded(tmp_path / "file", 9)
+    with pytest.raises(OSError, match="it has more than 67,108,864 bytes"):
+        read_text(tmp_path / "file")

@@ -164,6 +164,7 @@ FLOATS = PIXELS / 255
         ({"labels": np.array([0, 0, 0, 0])}, "reach only to 0: add the array classes"),
         ({"classes": 2}, "has the label 2 at index 0: with 2 classes"),
         ({"classes": 2.5}, "'classes' of .* is 2.5"),
+        ({"classes": 10**7}, "'classes' of .* is 10,000,000: give at most 1,048,576"),
         ({"images": None, "imgs": PIXELS}, "has no array 'images': did you mean 'imgs'"),
         ({"images": None, "X": PIXELS}, "has no array 'images': it has X, labels: save it with numpy.savez"),
         ({"images": None, "labels": None}, "has no array 'images': it has no arrays: save it with"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,4 +85,34 @@ def test_a_damaged_file_is_one_line(content: bytes | str | None, tmp_path: Path)
     else:
         path.write_bytes(whole[: len(whole) // 2] if content == "half" else whole[:60] + b"????" + whole[64:])
     with pytest.raises(UserError, match=r"cell\.npz is missing or damaged"):
+        SavedImages.read(tmp_path, "cell")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"labels": np.array(3)},
+        {"images": np.full((3, 5, 5, 1), np.nan)},
+        {"predictions": np.array([1, 2, 3])},
+        {"perturbed": np.zeros((3, 5, 5, 3), np.uint8)},
+        {"images": np.zeros((3, 5, 5, 2), np.uint8), "perturbed": np.zeros((3, 5, 5, 2), np.uint8)},
+        {"more": np.array(3)},
+        {"images": np.zeros((3, 9000, 9000, 1), np.uint8)},
+    ],
+)
+def test_other_arrays_are_no_images(other: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Neither other shapes and types, nor what would unpack to far more than images do."""
+    pixels = np.zeros((3, 5, 5, 1), np.uint8)
+    arrays = {"images": pixels, "perturbed": pixels, "labels": np.arange(3), "predictions": np.array([[0, 1, 2]])}
+    np.savez_compressed(tmp_path / "cell.npz", **arrays)
+    SavedImages.read(tmp_path, "cell")
+    np.savez_compressed(tmp_path / "cell.npz", **(arrays | other))
+    with pytest.raises(UserError, match=r"cell\.npz is missing or damaged"):
+        SavedImages.read(tmp_path, "cell")
+
+
+def test_a_pipe_holds_no_images(tmp_path: Path) -> None:
+    """It would block."""
+    os.mkfifo(tmp_path / "cell.npz")
+    with pytest.raises(UserError, match=r"cell\.npz is missing or damaged \(.*it is a pipe"):
         SavedImages.read(tmp_path, "cell")

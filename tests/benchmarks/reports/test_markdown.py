@@ -3,6 +3,7 @@ from __future__ import annotations
 import pandas as pd
 from markdown_it import MarkdownIt
 
+from robustbench_cli.benchmarks.reports.latex import latex_table
 from robustbench_cli.benchmarks.reports.legend import flag_texts
 from robustbench_cli.benchmarks.reports.markdown import markdown_report
 
@@ -53,3 +54,12 @@ def test_names_stay_text() -> None:
         assert html.count("<td") == html.count("<th ") * len(content)
         for tag in ("<script", "<a ", "<img", "<code"):
             assert tag not in html
+
+
+def test_names_of_ten_kilobytes_are_cut() -> None:
+    """In the heading, the cells and the legend, also in LaTeX."""
+    name = "x" * 10_000
+    rows = table({"dataset": name, "defense": name, "flags": name}, {"dataset": name})
+    for text in (markdown_report(rows), latex_table(rows)):
+        assert "x" * 497 in text
+        assert "x" * 501 not in text

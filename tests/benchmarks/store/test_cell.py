@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
@@ -253,3 +254,10 @@ def test_a_corruption_is_part_of_the_identity(make_cell: MakeCell) -> None:
     assert (corrupted().corruption_label, corrupted().severity) == ("fog", 3)
     assert (plain.corruption_label, plain.severity) == (None, None)
     assert Cell.model_validate_json(corrupted().model_dump_json()) == corrupted()
+
+
+@pytest.mark.parametrize("severity", [0, 6, 10**30, "3", None])
+def test_a_severity_is_one_of_five(make_cell: MakeCell, severity: object) -> None:
+    """A table could not even hold some of the others."""
+    with pytest.raises(ValidationError, match="the severity of the corruption is"):
+        make_cell(corruption=MethodSpec(name="fog", parameters={"severity": severity}))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,29 @@ def test_figures_are_possible(
     result, _ = make_result(make_cell(), make_outcomes(clean=[1, 1], robust=[0, 1]))
     with pytest.raises(ValidationError, match=told):
         Result(**dict(result) | {"summary": result.summary | figures})
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 10**400])
+def test_numbers_of_passes_are_possible(
+    make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult, number: int
+) -> None:
+    """No table could hold a larger one."""
+    result, _ = make_result(make_cell(), make_outcomes(clean=[1, 1], robust=[0, 1]))
+    for name in ("forwards", "backwards"):
+        with pytest.raises(ValidationError, match=name):
+            Result(**dict(result) | {name: number})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "holes"])
+def test_a_file_that_is_no_record_is_not_read(tmp_path: Path, kind: str) -> None:
+    """A pipe would block, and a file of 50 GiB would not fit into memory."""
+    path = tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(50 * 2**30)
+    with pytest.raises(
+        UserError, match=r"cannot be read \(it (is a pipe|has more than 1,073,741,824 bytes).*: remove it"
+    ):
+        read_record(path, Failure, name="failure", hint="remove it")

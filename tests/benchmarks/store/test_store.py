@@ -288,7 +288,7 @@ def test_a_folder_in_the_place_of_a_result_is_named(filled: Filled) -> None:
     path.unlink()
     path.mkdir()
     assert result.cell in store
-    with pytest.raises(UserError, match=rf"{path} cannot be read \(Is a directory\): remove {path}"):
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(it is a folder, not a file\): remove {path}"):
         store.result(result.cell.id)
 
 

@@ -380,3 +380,10 @@ def test_the_time_does_not_grow_with_the_square_of_a_file(rest: dict[str, Tensor
     with suppress(UserError):
         fill(network, {"net.weight": torch.ones(2), "net.bias": torch.ones(2), **rest}, Path("a.pt"), spec="x")
     assert time.process_time() - began < 20
+
+
+def test_a_network_without_tensors_is_no_error_of_ours(tmp_path: Path) -> None:
+    """There is nothing to fill in, and the file's tensors are named as unexpected."""
+    fill(nn.Flatten(), {}, tmp_path / "a.pt", spec="own.py:Net")
+    with pytest.raises(UserError, match="unexpected extra"):
+        fill(nn.Flatten(), {"extra": torch.zeros(1)}, tmp_path / "a.pt", spec="own.py:Net")
