@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["advdef_gate", "gate"]
 
+_LOADING = ("weights", "model", "shape", "classes", "mean", "std", "class_names")
+"""The keywords of ``advdef.load_model``."""
+
 
 @pytest.fixture
 def advdef_gate() -> Callable[..., Evaluated]:
@@ -25,11 +29,20 @@ def advdef_gate() -> Callable[..., Evaluated]:
 
     ``advdef_gate(model, dataset="digits", attack="pgd", eps=0.1, robust_accuracy=0.4)``
     """
-    return gate
+
+    def checked(*arguments: Any, **keywords: Any) -> Evaluated:
+        try:
+            return gate(*arguments, **keywords)
+        except UserError as error:
+            message = str(error)
+        pytest.fail(f"advdef: {message}", pytrace=False)
+
+    return checked
 
 
 def gate(
     model: nn.Module | str | Path,
+    /,
     *,
     dataset: Any = "digits",
     attack: Named = "pgd",
@@ -48,7 +61,8 @@ def gate(
         n: The number of images.
         fail_on_flag: A flag that fails the test; ``"any"`` for all.
         **keywords: Limits by column, such as ``robust_accuracy=0.4``: lower limits where higher is better, otherwise upper ones.
-            The columns are those that one evaluation measures. All other keywords are those of ``advdef.evaluate``.
+            The columns are those that one evaluation measures. For a file or a name, the keywords of ``advdef.load_model``, such
+            as ``model="net.py:build"``, ``mean`` and ``std``. All other keywords are those of ``advdef.evaluate``.
 
     Returns:
         The evaluation, for further tests.
@@ -66,14 +80,14 @@ def gate(
     limits = {name: value for name, value in keywords.items() if name in judged}
     if not limits and fail_on_flag is None:
         raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")
-    options = {name: value for name, value in keywords.items() if name not in limits}
+    options, loading = _options(keywords, judged, in_memory=not isinstance(model, str | Path))
     norm = PlannedAttacks(attack).norm(options.get("norm"))
     if isinstance(dataset, str):
         loaded = advdef.load_dataset(dataset)
         test = advdef.first_examples(loaded.split("test"), n)
         eps = loaded.eps if eps is None and norm == "linf" else eps
     images, labels = (test.images, test.labels) if isinstance(dataset, str) else (values[:n] for values in dataset)
-    network = advdef.load_model(model) if isinstance(model, str | Path) else model
+    network = advdef.load_model(model, **loading) if isinstance(model, str | Path) else model
     result = advdef.evaluate(network, images, labels, attack=attack, eps=eps, **options)
     row = {
         **result.row,
@@ -84,6 +98,33 @@ def gate(
     if broken := _broken(row, limits, fail_on_flag):
         pytest.fail("\n".join(broken), pytrace=False)
     return result
+
+
+def _options(keywords: dict[str, Any], columns: set[str], *, in_memory: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keywords of ``advdef.evaluate``, and those of ``advdef.load_model``.
+
+    Args:
+        keywords: All keywords.
+        columns: The columns that have limits.
+        in_memory: Whether the model is neither a file nor a name.
+
+    Raises:
+        UserError: A keyword is unknown, or would load a model that is in memory.
+    """
+    from robustbench_cli.benchmarks.evaluation.context import RunContext
+    from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
+
+    known = {*EvaluationOptions.model_fields, *(field.name for field in fields(RunContext)), "options", "context"}
+    loading = {name: value for name, value in keywords.items() if name in _LOADING}
+    options = {name: value for name, value in keywords.items() if name not in loading and name not in columns}
+    for name in options:
+        if name not in known:
+            own = ("dataset", "attack", "n", "fail_on_flag", *_LOADING)
+            raise UserError(f"advdef_gate has no parameter '{name}': {did_you_mean(name, [*own, *columns, *known])}")
+    if loading and in_memory:
+        name = next(iter(loading))
+        raise UserError(f"advdef_gate: {name} is for a file or a name, and the model is in memory: leave it out")
+    return options, loading
 
 
 def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> Sequence[str]:

@@ -28,6 +28,9 @@ def test_fails(advdef_gate):
     import torch
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     advdef_gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99)
+
+def test_misspelled(advdef_gate):
+    advdef_gate("net.pt", model="net.py:build", attack="fgsm", n=10, robust_acuracy=0.4, clean_accuracy=0.1)
 """
 
 
@@ -66,6 +69,29 @@ def test_a_user_judges_own_data(model: nn.Module) -> None:
         gate(model, dataset=(test.images, test.labels), attack="fgsm", eps=0.1, robust_accuracy_low=0.9)
 
 
+def test_a_file_of_weights_takes_its_network(model: nn.Module, tmp_path: Path) -> None:
+    """As load_model does; a model in memory has its network and its normalization."""
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    network = f"{tmp_path}/net.py:build"
+    result = gate(
+        tmp_path / "net.pt",
+        model=network,
+        shape=(1, 8, 8),
+        classes=10,
+        mean=0.0,
+        std=1.0,
+        attack="fgsm",
+        n=10,
+        clean_accuracy=0.5,
+    )
+    assert len(result.perturbed) == 10
+    with pytest.raises(UserError, match="mean is for a file or a name"):
+        gate(model, mean=0.5, robust_accuracy=0)
+
+
 def test_mistakes_are_errors_of_their_test(model: nn.Module) -> None:
     """No limit, a slip in the name of a column, a column of stores, and a file that is missing."""
     with pytest.raises(UserError, match=r"give a limit, such as robust_accuracy=0\.4"):
@@ -85,9 +111,13 @@ def test_pytest_shows_a_broken_gate_without_a_traceback(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(TESTS)
     done = pytester.runpytest_subprocess("-p", "robustbench_cli.pytest_plugin", "-rf")
-    done.assert_outcomes(passed=1, failed=1)
+    done.assert_outcomes(passed=1, failed=2)
     text = done.stdout.str()
-    assert re.search(r"_ test_fails _+\nadvdef: digits .* is below 0\.99\nadvdef: clean_accuracy .*\n=", text)
+    assert re.search(
+        r"_ test_misspelled _+\nadvdef: advdef_gate has no parameter 'robust_acuracy': did you mean 'robust_accuracy'\?\n=",
+        text,
+    )
+    assert re.search(r"_ test_fails _+\nadvdef: digits .* is below 0\.99\nadvdef: clean_accuracy .*\n_", text)
 
 
 def test_the_plugin_is_an_entry_point() -> None:
