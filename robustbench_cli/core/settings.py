@@ -19,6 +19,9 @@ from robustbench_cli.core.strict_yaml import read_yaml
 
 __all__ = ["RenamedParameter", "Settings", "read_value"]
 
+_MOST = 10**9
+"""The largest whole number of a parameter: no number of steps, queries or draws beyond it could ever be worked off."""
+
 _FRACTION = re.compile(r"[0-9]{1,300}/0*[1-9][0-9]{,300}")
 
 _warned: set[tuple[str, str]] = set()
@@ -197,6 +200,10 @@ def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python:
             raise UserError(f"{name} needs {name}.{key}: {fields[key].description}") from None
         where = ".".join(str(part) for part in (name, *first["loc"]))
         raise UserError(f"{where} is {_shown(first['input'])}: {_advice(first, fields)}") from None
+    for key in parameters:
+        value = getattr(method, key)
+        if isinstance(value, int) and value > _MOST:
+            raise UserError(f"{name}.{key} is {_shown(value)}: give at most {_MOST:,}")
 
 
 def _advice(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:

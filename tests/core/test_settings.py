@@ -202,3 +202,10 @@ def test_a_subclass_cannot_declare_a_former_name() -> None:
 
         class Mine(Renamed):
             moved: float = 0.5
+
+
+def test_a_whole_number_beyond_any_use_is_refused() -> None:
+    """An attack of so many steps would never end."""
+    with pytest.raises(UserError, match=r"example\.steps is 9{23}: give at most 1,000,000,000"):
+        Example.from_parameters({"steps": 99999999999999999999999}, name="example")
+    assert Example.from_parameters({"steps": 10**9}, name="example").steps == 10**9
