@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustbench_cli.benchmarks.reports.columns import WORST_CASE, threat_text
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
 from robustbench_cli.benchmarks.reports.readable import records
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class TradeOffPoint:
         clean: Its clean accuracy.
         robust: Its robust accuracy.
         attack: The attack, or the per-image worst case.
-        on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other.
+        on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other. A model
+            with flags is never on the front, and keeps no other model from it.
+        flags: The names of the checks that speak against its robust accuracy.
     """
 
     label: str
@@ -104,6 +106,12 @@ class TradeOffPoint:
     robust: Estimate
     attack: str
     on_front: bool
+    flags: tuple[str, ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """Its label and why it is not compared, for a legend; empty without flags."""
+        return f"{self.label}: not on the front, flag {', '.join(self.flags)}" if self.flags else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +241,11 @@ def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
     """
     charts = []
     for rows in _grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
-        front = pareto_front([(row["clean_accuracy"], row["robust_accuracy"]) for row in rows])
+        flags = [tuple(flag_names(row["flags"] or "")) for row in rows]
+        # An accuracy that is too high would hide honest models.
+        places = [(row["clean_accuracy"], row["robust_accuracy"]) for row in rows]
+        sound = [place for place, names in zip(places, flags, strict=True) if not names]
+        best = {place for place, on_front in zip(sound, pareto_front(sound), strict=True) if on_front}
         charts.append(
             TradeOff(
                 setting=setting_text(rows[0]),
@@ -244,9 +256,10 @@ def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
                         clean=estimate(row, "clean"),
                         robust=estimate(row, "robust"),
                         attack=row["attack"],
-                        on_front=on_front,
+                        on_front=not names and place in best,
+                        flags=names,
                     )
-                    for row, label, on_front in zip(rows, model_labels(rows), front, strict=True)
+                    for row, label, place, names in zip(rows, model_labels(rows), places, flags, strict=True)
                 ),
             )
         )

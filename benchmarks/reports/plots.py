@@ -153,19 +153,24 @@ def _radius_figure(curves: Sequence[RadiusCurve]) -> Figure:
 
 
 def _trade_off_figure(chart: TradeOff) -> Figure:
-    figure, axes = _axes([point.label for point in chart.points])
+    labels = [
+        point.label + (f" (crossed: flag {', '.join(point.flags)})" if point.flags else "") for point in chart.points
+    ]
+    figure, axes = _axes(labels)
     handles = []
     front = sorted((point.clean.value, point.robust.value) for point in chart.points if point.on_front)
-    axes.step(*zip(*[(100 * x, 100 * y) for x, y in front], strict=True), where="pre", color="0.6", zorder=0)
+    axes.step([100 * x for x, _ in front], [100 * y for _, y in front], where="pre", color="0.6", zorder=0)
     for number, point in enumerate(chart.points):
         (clean,), horizontal = _percent([point.clean])
         (robust,), vertical = _percent([point.robust])
         look = _look(number) | {"linestyle": "none", "elinewidth": 0.6}
         if not point.on_front:
             look["markerfacecolor"] = "white"
+        if point.flags:
+            axes.plot([clean], [robust], "x", color="black", zorder=4)
         handles.append(axes.errorbar([clean], [robust], vertical, horizontal, **look))
     _label(axes, "clean accuracy (%)", "robust accuracy (%)", f"{chart.setting}, {chart.threat}")
-    _legend(figure, handles, [point.label for point in chart.points])
+    _legend(figure, handles, labels)
     return figure
 
 

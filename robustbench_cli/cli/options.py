@@ -37,6 +37,7 @@ __all__ = [
     "command",
     "computing",
     "computing_options",
+    "data_dir_option",
     "eot_option",
     "first_images",
     "is_given",
@@ -176,6 +177,14 @@ def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[...,
     return click.command(name, cls=Command, context_settings=PAGE, in_processes=in_processes)
 
 
+data_dir_option = option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    group="Data",
+    help="Folder of data sets: searched first, and downloaded to.",
+)
+"""Adds ``--data-dir``."""
+
 _COMMON_OPTIONS: tuple[Decorator, ...] = (
     option(
         "--config",
@@ -193,12 +202,7 @@ _COMMON_OPTIONS: tuple[Decorator, ...] = (
         show_default=True,
         help="Seed of every random number.",
     ),
-    option(
-        "--data-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        group="Data",
-        help="Folder of data sets: searched first, and downloaded to.",
-    ),
+    data_dir_option,
     option("--batch-size", type=BATCH_SIZE, default="auto", show_default=True, help="Batch size, in images."),
 )
 

@@ -22,9 +22,11 @@ from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
+    from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan, PlannedModel
+    from robustbench_cli.benchmarks.suites.stored_cells import SuiteCells
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
     from robustbench_cli.cli.options import Common
@@ -35,6 +37,7 @@ __all__ = [
     "in_processes",
     "job_options",
     "note_other_norms",
+    "planned_cells",
     "run_suite",
     "warn_of_small_datasets",
     "warn_of_unused_recipe",
@@ -173,6 +176,30 @@ def cache_for(common: Common, progress: console.Progress) -> CacheFor:
         )
 
     return cache
+
+
+def planned_cells(config: SuiteConfig, data_dir: Path | None, stored: Sequence[Cell]) -> SuiteCells | None:
+    """The cells of a suite, to find them in stores; see :func:`~robustbench_cli.benchmarks.suites.stored_cells.suite_cells`.
+
+    Args:
+        config: The suite.
+        data_dir: The folder of data sets.
+        stored: The cells of the stores. Where the suite has no seed, that of most of its stored cells counts.
+
+    Raises:
+        UserError: The suite cannot be planned.
+    """
+    from robustbench_cli.benchmarks.suites.stored_cells import suite_cells
+    from robustbench_cli.cli.options import Common
+
+    def cells(seed: int) -> SuiteCells | None:
+        common = Common(store=Path(), device="cpu", seed=seed, data_dir=data_dir, batch_size=None)
+        caches = cache_for(common, console.Progress(None, about=""))
+        return suite_cells(config, cache_for=caches, seed=seed, options=job_options(common))
+
+    seeds = [0] if config.seeds else sorted({cell.seed for cell in stored})
+    planned = [suite for seed in seeds or [0] if (suite := cells(seed)) is not None]
+    return min(planned, key=lambda suite: len(suite.absent(stored)), default=None)
 
 
 def _train(common: Common, planned: Plan, devices: Sequence[str]) -> None:

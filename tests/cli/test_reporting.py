@@ -17,6 +17,8 @@ attacks:
 gates:
   - robust_accuracy_low=0.3
   - {fail-under: robust_accuracy=0.9, where: attack=fgsm}
+n: 40
+eps: [0.1]
 """
 
 
@@ -81,6 +83,26 @@ def test_flags_and_verdicts_are_gates(gated: Path, advdef: Callable[..., Any]) -
     assert "the audit says suspicious: " in ended.err
     ended = advdef("report", "runs", "--fail-on-flag", "no-eto")
     assert (ended.code, "did you mean 'no-eot'" in ended.err) == (2, True)
+
+
+def test_a_report_by_a_suite_judges_its_cells_and_misses_those_that_never_ran(
+    gated: Path, advdef: Callable[..., Any]
+) -> None:
+    """A weak row at another radius is not of the suite; a radius that was added to the suite has no row."""
+    suite = "attacks: [pgd]\nn: 40\neps: [0.1]\ngates: [robust_accuracy=0.7]\n"
+    add(gated / "runs", [False] * 40, eps=0.3)
+    (gated / "one.yaml").write_text(suite)
+    ended = advdef("report", "runs", "--suite", "one.yaml", "--format", "csv")
+    assert (ended.code, len(ended.out.splitlines())) == (0, 2)
+    (gated / "one.yaml").write_text(suite.replace("[0.1]", "[0.1, 0.2]"))
+    ended = advdef("report", "runs", "--suite", "one.yaml")
+    assert ended.code == 3
+    assert "pgd" in ended.err
+    assert "0.2" in ended.err
+    assert "missing" in ended.err
+    (gated / "one.yaml").write_text("gates: [robust_accuracy=0.7]\n")
+    ended = advdef("report", "runs", "--suite", "one.yaml")
+    assert (ended.code, "linf eps 0.3: robust_accuracy 0 is below 0.7" in ended.err) == (1, True)
 
 
 def test_a_suite_without_gates_is_no_suite_to_report_by(gated: Path, advdef: Callable[..., Any]) -> None:

@@ -15,6 +15,7 @@ from robustbench_cli.benchmarks.reports.html.svg import Axis
 __all__ = [
     "SERIES",
     "accuracy_bar",
+    "doubt_mark",
     "interval_text",
     "legend_mark",
     "radius_chart",
@@ -145,7 +146,7 @@ def trade_off_chart(number: str, chart: TradeOff) -> Markup:
     # Between two models of the front, none is known to be as good as the better of both in each accuracy.
     steps = [(x(point.clean.value), y(point.robust.value)) for point in front]
     corners = [(left, lower) for (left, _), (_, lower) in itertools.pairwise(steps)]
-    outline = [place for pair in zip(steps, [*corners, steps[-1]], strict=True) for place in pair]
+    outline = [place for pair in zip(steps, [*corners, *steps[-1:]], strict=True) for place in pair]
     marks = [(value, f"{100 * value:g}") for value in across]
     children = [
         *_percent_axes((x, marks, "clean accuracy in %"), (y, up, "robust accuracy in %")),
@@ -153,9 +154,12 @@ def trade_off_chart(number: str, chart: TradeOff) -> Markup:
         *(mark for point in points for mark in _cross(point, x, y)),
         *_point_labels(points, x, y),
     ]
+    crossed = "".join(f" {svg.shortened(point.doubt, most=120)}." for point in points if point.flags)
     names = ", ".join(svg.shortened(point.label, most=60) for point in front[:8])
     more = f" and {len(front) - 8} more" if front[8:] else ""
-    description = f"{len(points)} models. On the Pareto front, from low to high clean accuracy: {names}{more}."
+    description = (
+        f"{len(points)} models. On the Pareto front, from low to high clean accuracy: {names or 'none'}{more}.{crossed}"
+    )
     title = f"Clean against robust accuracy, {chart.threat}, {chart.setting}"
     return svg.drawing(number, title, description, (_WIDTH, _HEIGHT), children)
 
@@ -167,6 +171,9 @@ def _cross(point: TradeOffPoint, x: Axis, y: Axis) -> Iterator[ET.Element]:
     yield svg.line(x(point.clean.low), up, x(point.clean.high), up, f"error {cls}")
     yield svg.line(right, y(point.robust.low), right, y(point.robust.high), f"error {cls}")
     yield svg.circle(right, up, 4.5, f"point {cls}")
+    if point.flags:
+        yield svg.line(right - 3.2, up - 3.2, right + 3.2, up + 3.2, "doubt")
+        yield svg.line(right - 3.2, up + 3.2, right + 3.2, up - 3.2, "doubt")
 
 
 def _point_labels(points: Sequence[TradeOffPoint], x: Axis, y: Axis) -> Iterator[ET.Element]:
@@ -249,6 +256,17 @@ def _line(curve: RadiusCurve, x: Axis, y: Axis, series: int) -> ET.Element:
     return svg.group(
         svg.path(places, f"curve s{series}"), *(svg.marker(series, a, b, f"mark s{series}") for a, b in places)
     )
+
+
+def doubt_mark() -> Markup:
+    """The crossed mark of a model with flags, for a legend."""
+    children = (
+        svg.circle(7, 7, 4.5, "point off"),
+        svg.line(3.8, 3.8, 10.2, 10.2, "doubt"),
+        svg.line(3.8, 10.2, 10.2, 3.8, "doubt"),
+    )
+    root = svg.element("svg", *children, viewBox="0 0 14 14", width=14, height=14, aria_hidden="true", cls="legend")
+    return svg.markup(root)
 
 
 def legend_mark(series: int) -> Markup:

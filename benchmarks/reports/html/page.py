@@ -174,6 +174,7 @@ class _Page:
             _Panel(
                 drawing=charts.trade_off_chart(self._number(), chart),
                 title=f"{shortened(chart.threat)}: {shortened(chart.setting)}",
+                legend=[(charts.doubt_mark(), shortened(point.doubt)) for point in chart.points if point.flags],
             )
             for chart in self._trade_offs[:_MOST_CHARTS]
         ]
@@ -191,7 +192,9 @@ class _Page:
                 Field(shortened(chart.threat)),
                 Field(shortened(chart.setting)),
                 *(_accuracy(estimate) for estimate in (point.clean, point.robust)),
-                Field("yes" if point.on_front else ""),
+                Field(
+                    "yes" if point.on_front else f"no, flag {shortened(', '.join(point.flags))}" if point.flags else ""
+                ),
             ]
             for chart in self._trade_offs
             for point in chart.points
@@ -261,7 +264,7 @@ class _Page:
     @cached_property
     def efficiency(self) -> Table | None:
         """The Defense Efficiency Scores of the rows that decide; ``None`` without any."""
-        scored = [(label, row) for label, row in self.decisive if row["des"] is not None]
+        scored = [(label, row) for label, row in self.decisive if row["des"] is not None and not row["flags"]]
         if not scored:
             return None
         scores = [Estimate(row["des"], row["des_low"], row["des_high"]) for _, row in scored]
@@ -282,7 +285,7 @@ class _Page:
             for (label, row), score in zip(scored, scores, strict=True)
         ]
         headers = [("model", False), ("threat", False), ("DES [95 %]", True), ("", False)]
-        caption = "Defense Efficiency Score; none where the loss of clean accuracy is not significant"
+        caption = "Defense Efficiency Score; none where the loss of clean accuracy is not significant; rows with flags are left out"
         return Table(caption=caption, headers=headers, rows=rows)
 
     def _score(

@@ -17,12 +17,21 @@ from robustbench_cli.benchmarks.reports.compared_columns import COMPARED
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.gate_args import GateArgs, Unfinished, gate_options
 from robustbench_cli.cli.leaderboard import show_standings
-from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
+from robustbench_cli.cli.options import (
+    command,
+    data_dir_option,
+    is_on_command_line,
+    option,
+    output_files,
+    output_format,
+    stores_or_default,
+)
 from robustbench_cli.cli.param_types import NameOf
 from robustbench_cli.cli.plot_args import PlotArgs, plot_options
 from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content
 from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
+from robustbench_cli.cli.session import planned_cells
 from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
 
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
     from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.stored_cells import SuiteCells
     from robustbench_cli.cli.gate_args import Judged
 
 __all__ = ["report"]
@@ -99,8 +109,10 @@ Damaged = Callable[[UserError], None]
     metavar="FILE.yaml",
     group="Gates",
     type=NameOf("suite"),
-    help="Judge by the gates of this suite file, and name its lines in the formats of pipelines.",
+    help="Show the cells of this suite file alone, and judge them by its gates; a cell that no store has is missing. Formats of "
+    "pipelines name its lines. A file that sets gates alone judges all rows.",
 )
+@data_dir_option
 @output_format("table", *formats.format_names())
 @output_files()
 @option(
@@ -125,6 +137,7 @@ def report(
     corruption_baseline: str | None,
     images: Path | None,
     suite: str | None,
+    data_dir: Path | None,
     output_format: str,
     outputs: tuple[Path, ...],
     trackers: tuple[str, ...],
@@ -148,9 +161,13 @@ def report(
     _require_images(images, output_format, outputs)
     destinations = _destinations(trackers, other)
     allowed = parse_conditions(conditions)
-    reporting = Reporting(output_format, outputs, gates if suite is None else gates.with_suite(_suite(suite)), view)
+    config = None if suite is None else _suite(suite)
+    if config is None and is_on_command_line("data_dir"):
+        raise UserError("--data-dir changes nothing without --suite, whose cells depend on the images: leave it out")
+    cells_of = None if config is None else partial(planned_cells, config, data_dir)
+    reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
-    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline)
+    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, cells_of)
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
@@ -266,7 +283,11 @@ class _Content:
 
     @classmethod
     def of(
-        cls, stores: Sequence[Store], allowed: Mapping[str, Sequence[str]], corruption_baseline: str | None
+        cls,
+        stores: Sequence[Store],
+        allowed: Mapping[str, Sequence[str]],
+        corruption_baseline: str | None,
+        cells_of: Callable[[Sequence[Cell]], SuiteCells | None] | None = None,
     ) -> _Content:
         """Reads stores.
 
@@ -274,6 +295,7 @@ class _Content:
             stores: The stores; a cell that several of them have counts once.
             allowed: The values allowed for each column.
             corruption_baseline: What the corruption errors are divided by.
+            cells_of: Gives, for all cells of the stores, those of the suite that count; all count where there are none.
         """
         from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
         from robustbench_cli.benchmarks.reports import gates
@@ -289,6 +311,15 @@ class _Content:
         # First of all, since most of what was requested is forgotten again.
         requested = {cell_id: entry for store in stores for cell_id, entry in store.missing(damaged=collect).items()}
         results = _results(stores, collect)
+        failures = [
+            failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
+        ]
+        present = [result.cell for result, _ in results.values()]
+        suite = None if cells_of is None else cells_of(present)
+        if suite is not None:
+            results = {cell_id: entry for cell_id, entry in results.items() if entry[0].cell in suite}
+            failures = [failure for failure in failures if failure.cell in suite]
+            requested = suite.absent([*present, *(failure.cell for failure in failures)])
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
@@ -302,20 +333,17 @@ class _Content:
             errors = read_corruption_baseline(corruption_baseline)
             table = with_corruption_errors(table, errors, name=corruption_baseline)
         conflicts = _add_certified_columns(table, [results[result.cell.id] for result in intact], stores, collect)
-        failures = [
-            failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
-        ]
         absent = _absent(requested, stores, {failure.cell.id for failure in failures})
         unfinished = _unfinished(table, failures, absent, allowed, damaged)
         table = gates.select(table, allowed)
-        present = {*table["cell"]}
+        shown = {*table["cell"]}
         return cls(
             table,
             intact,
             partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=lambda _: None),
             unfinished,
-            [] if conflicts is None else _of_cells(conflicts.of_smoothing, present),
-            [] if conflicts is None else _of_cells(conflicts.of_proofs, present),
+            [] if conflicts is None else _of_cells(conflicts.of_smoothing, shown),
+            [] if conflicts is None else _of_cells(conflicts.of_proofs, shown),
             stores,
         )
 

@@ -15,6 +15,7 @@ from robustbench_cli.benchmarks.reports.curves import (
     radius_curves,
     trade_offs,
 )
+from robustbench_cli.benchmarks.reports.html.charts import trade_off_chart
 
 
 def table_of(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -108,3 +109,14 @@ def test_labels_tell_models_apart() -> None:
     assert model_labels(rows) == ["none, a.safetensors", "none, b.safetensors"]
     rows = table_of({}, {"checkpoint_sha256": "b" * 64}).to_dict(orient="records")
     assert model_labels(rows) == [f"none, {'a' * 8}", f"none, {'b' * 8}"]
+
+
+def test_a_model_with_flags_is_not_on_the_front() -> None:
+    """It keeps no honest model from the front, and its legend says why; a chart may have no front at all."""
+    broken = {"defense": "jpeg", "checkpoint_sha256": "b" * 64, "robust_accuracy": 0.9, "flags": "zero-gradient"}
+    (chart,) = trade_offs(table_of({"flags": ""}, broken))
+    assert [point.on_front for point in chart.points] == [True, False]
+    assert [point.doubt for point in chart.points] == ["", "jpeg: not on the front, flag zero-gradient"]
+    (chart,) = trade_offs(table_of(broken, broken | {"defense": "sap", "checkpoint_sha256": "c" * 64}))
+    assert not any(point.on_front for point in chart.points)
+    assert "zero-gradient" in trade_off_chart("p0", chart)
