@@ -311,15 +311,9 @@ class _Content:
         # First of all, since most of what was requested is forgotten again.
         requested = {cell_id: entry for store in stores for cell_id, entry in store.missing(damaged=collect).items()}
         results = _results(stores, collect)
-        failures = [
-            failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
-        ]
-        present = [result.cell for result, _ in results.values()]
-        suite = None if cells_of is None else cells_of(present)
-        if suite is not None:
-            results = {cell_id: entry for cell_id, entry in results.items() if entry[0].cell in suite}
-            failures = [failure for failure in failures if failure.cell in suite]
-            requested = suite.absent([*present, *(failure.cell for failure in failures)])
+        failures = _failures(stores, results, collect)
+        if cells_of is not None:
+            results, failures, requested = _of_suite(cells_of, results, failures, requested)
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
@@ -379,6 +373,28 @@ def _results(stores: Sequence[Store], collect: Damaged) -> dict[str, tuple[Resul
             if copies:
                 results[result.cell.id] = copies[-1]
     return results
+
+
+def _failures(stores: Sequence[Store], results: Collection[str], collect: Damaged) -> list[Failure]:
+    """The failures of cells that no store has a result of."""
+    failures = [failure for store in stores for failure in store.failures(damaged=collect)]
+    return [failure for failure in failures if failure.cell.id not in results]
+
+
+def _of_suite(
+    cells_of: Callable[[Sequence[Cell]], SuiteCells | None],
+    results: dict[str, tuple[Result, Store]],
+    failures: list[Failure],
+    requested: dict[str, RequestedCell],
+) -> tuple[dict[str, tuple[Result, Store]], list[Failure], dict[str, RequestedCell]]:
+    """The results and failures of a suite, and its other cells, requested or not."""
+    present = [result.cell for result, _ in results.values()]
+    suite = cells_of(present)
+    if suite is None:
+        return results, failures, requested
+    of_suite = {cell_id: entry for cell_id, entry in results.items() if entry[0].cell in suite}
+    failed = [failure for failure in failures if failure.cell in suite]
+    return of_suite, failed, suite.absent([*present, *(failure.cell for failure in failed)])
 
 
 def _is_intact(result: Result, store: Store, collect: Damaged) -> bool:
