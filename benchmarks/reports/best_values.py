@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BEST", "best_values"]
 
-BEST = "the best of the models under the same attack and threat; rows with flags are not compared"
+BEST = (
+    "the best of the models under the same attack and threat, and each whose 95 % interval overlaps that of the best; none where all "
+    "do; rows with flags are not compared"
+)
 """What the mark of a value means, for legends."""
 
 _ALIKE = ("dataset", "attack", "norm", "eps", "targeted", "n", "corruption", "severity", "stop_when_decided")
@@ -31,8 +34,9 @@ _MODEL = ("model", "defense", "checkpoint")
 def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]]:
     """The columns in which each row has the best value of all models under the same attack and threat.
 
-    At least two models are compared, and where all have the same value none is the best. Rows with flags are left out,
-    since an accuracy that is too high would be the best.
+    A value is among the best unless its interval, where it has one, lies apart from that of the best. At least two models are
+    compared, and where all are among the best none is marked. Rows with flags are left out, since an accuracy that is too
+    high would be the best.
 
     Args:
         table: The rows.
@@ -45,6 +49,13 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
     models, has_radius = _keys(table, _MODEL), [bool(eps) for eps in table["eps"]]
     compared = [entry for entry in columns if entry.name in _COMPARED]
     values = {entry.name: table[entry.name].tolist() for entry in compared}
+    ends = {
+        entry.name: (table[interval[0]].tolist(), table[interval[1]].tolist())
+        for entry in compared
+        if entry.shown is not None
+        and (interval := entry.shown.interval) is not None
+        and {*interval} <= {*table.columns}
+    }
     for rows in _groups(table):
         if len({models[row] for row in rows}) < 2:
             continue
@@ -56,8 +67,9 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
                 present = [row for row in present if has_radius[row]]
             if not present:
                 continue
-            top = (min if entry.gate == "lower" else max)(column[row] for row in present)
-            winners = [row for row in present if abs(column[row] - top) <= 1e-12]
+            first = (min if entry.gate == "lower" else max)(present, key=column.__getitem__)
+            low, high = ends.get(entry.name) or (column, column)
+            winners = [row for row in present if high[row] >= low[first] - 1e-12 and low[row] <= high[first] + 1e-12]
             for row in winners if len(winners) < len(present) else ():
                 best[row].add(entry.name)
     return best

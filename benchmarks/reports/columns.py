@@ -312,7 +312,7 @@ COLUMNS: tuple[Column, ...] = (
         _measured("robust_accuracy"),
         gate="higher",
         only="radius",
-        shown=Shown("robust", 51, interval=("robust_accuracy_low", "robust_accuracy_high"), hide_interval=2),
+        shown=Shown("robust", 51, interval=("robust_accuracy_low", "robust_accuracy_high"), hide_interval=3),
     ),
     Column("robust_accuracy_low", "share", _measured("robust_accuracy_low"), gate="higher", only="radius"),
     Column("robust_accuracy_high", "share", _measured("robust_accuracy_high"), gate="higher", only="radius"),
@@ -322,7 +322,7 @@ COLUMNS: tuple[Column, ...] = (
         _measured("robust_accuracy_vote"),
         gate="higher",
         only="radius",
-        shown=Shown("vote", 52, hide=6, when=_is_randomized),
+        shown=Shown("vote", 52, hide=7, when=_is_randomized),
     ),
     Column(
         "robust_accuracy_every_draw",
@@ -330,7 +330,7 @@ COLUMNS: tuple[Column, ...] = (
         _measured("robust_accuracy_every_draw"),
         gate="higher",
         only="radius",
-        shown=Shown("every", 53, hide=5, when=_is_randomized),
+        shown=Shown("every", 53, hide=6, when=_is_randomized),
     ),
     Column(
         "attack_success_rate",
@@ -338,10 +338,10 @@ COLUMNS: tuple[Column, ...] = (
         _measured("attack_success_rate"),
         gate="lower",
         only="radius",
-        shown=Shown("success", 60, hide=7, when=_is_attacked),
+        shown=Shown("success", 60, hide=8, when=_is_attacked),
     ),
     Column(
-        "mean_l2", "distance", _measured("mean_l2"), gate="higher", shown=Shown("l2", 61, hide=4, when=_is_attacked)
+        "mean_l2", "distance", _measured("mean_l2"), gate="higher", shown=Shown("l2", 61, hide=5, when=_is_attacked)
     ),
     Column("mean_linf", "distance", _measured("mean_linf"), gate="higher"),
     Column(
@@ -350,7 +350,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda row: row.of_efficiency("score"),
         gate="higher",
         only="defended",
-        shown=Shown("des", 62, text=_score, hide=8, when=lambda table: bool(table["des"].notna().any())),
+        shown=Shown("des", 62, text=_score, hide=2, when=lambda table: bool(table["des"].notna().any())),
     ),
     Column(
         "flags",
@@ -363,7 +363,7 @@ COLUMNS: tuple[Column, ...] = (
         "count",
         lambda row: row.total("forwards"),
         gate="lower",
-        shown=Shown("passes", 63, text=lambda row: _short(row["forwards"] + row["backwards"]), hide=3),
+        shown=Shown("passes", 63, text=lambda row: _short(row["forwards"] + row["backwards"]), hide=4),
     ),
     Column("backwards", "count", lambda row: row.total("backwards"), gate="lower"),
     Column("seconds", "number", lambda row: row.total("seconds"), gate="lower"),
@@ -448,7 +448,7 @@ COLUMNS: tuple[Column, ...] = (
         None,
         gate="lower",
         only="certified",
-        shown=Shown("gap", 54, hide=7, when=lambda table: "certified_gap" in table.columns),
+        shown=Shown("gap", 54, hide=8, when=lambda table: "certified_gap" in table.columns),
     ),
 )
 """The columns, in the order of the CSV file."""

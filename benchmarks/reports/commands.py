@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import getitem
+from pathlib import Path, PurePath
 from typing import Any
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
@@ -26,12 +28,14 @@ def reproducing_command(result: Result, results: Mapping[str, Result]) -> str | 
 
     Returns:
         The command; ``None`` for a cell of a cascade or of another accounting, which only its whole suite computes, and for
-        one whose smaller radius is not in the store.
+        one whose smaller radius, or whose foreign checkpoint, is not in the store. A model of the user's cache is trained
+        again, by the usual recipe.
     """
     cell, chain = result.cell, _chain(result, results)
-    if chain is None or cell.accounting != "expected":
+    model = _model(result, results)
+    if chain is None or model is None or cell.accounting != "expected":
         return None
-    words = ["advdef", "attack", "--checkpoint", result.checkpoint, "--dataset", cell.dataset, "--n", str(cell.n)]
+    words = ["advdef", "attack", *model, "--dataset", cell.dataset, "--n", str(cell.n)]
     words += _with_settings("--attack", cell.attack)
     if cell.corruption is not None:
         severity = cell.corruption.parameters["severity"]
@@ -40,6 +44,42 @@ def reproducing_command(result: Result, results: Mapping[str, Result]) -> str | 
     words += [word for earlier in chain if earlier.eps for word in ("--eps", earlier.eps)]
     words += _options(cell)
     return shlex.join(words)
+
+
+def _model(result: Result, results: Mapping[str, Result]) -> list[str] | None:
+    """The options that choose the defended model; ``None`` where the file that it starts from is not known."""
+    cell = result.cell
+    defenses = [word for spec in cell.defenses for word in _with_settings("--defense", spec)]
+    if not _is_cached(result.checkpoint):
+        # The project's own files say what is in them; what a .safetensors file says is not read here.
+        is_foreign = Path(result.checkpoint).suffix != ".safetensors"
+        return ["--checkpoint", result.checkpoint, *(_network(result) + defenses if is_foreign else [])]
+    if result.mean is None:
+        return ["--model", cell.model, *(defenses or ["--defense", "none"])]
+    bases = {
+        other.checkpoint
+        for other in results.values()
+        if (other.cell.model, other.mean, other.std) == (cell.model, result.mean, result.std)
+        and not _is_cached(other.checkpoint)
+    }
+    return ["--checkpoint", bases.pop(), *_network(result), *defenses] if len(bases) == 1 else None
+
+
+def _network(result: Result) -> list[str]:
+    """The options that say what a foreign checkpoint does not."""
+    words = ["--model", result.cell.model]
+    for option, values in (("--mean", result.mean), ("--std", result.std)):
+        words += [] if values is None else [option, ",".join(f"{value:.9g}" for value in values)]
+    return words
+
+
+def _is_cached(checkpoint: str) -> bool:
+    """Whether a file is one of a training that the user's cache holds, on this machine or another."""
+    path = PurePath(checkpoint)
+    return "advdef" in path.parts and path.parent.name == "checkpoints" and bool(_CACHED.search(path.name))
+
+
+_CACHED = re.compile(r"-[0-9a-f]{12}\.safetensors$")
 
 
 def _chain(result: Result, results: Mapping[str, Result]) -> list[Result] | None:

@@ -90,8 +90,6 @@ def _small_print(table: pd.DataFrame, shown: Collection[str], *, has_best: bool)
         lines.append(
             rf"{mark}: \texttt{{{escaped_for_latex(shortened(flag))}}}, {escaped_for_latex(texts.get(flag, 'unknown'))}"
         )
-    if "des" in shown and table["clean_accuracy_loss_within_interval"].eq(True).any():
-        lines.append(rf"{escaped_for_latex('~')} in des: the loss of clean accuracy is not statistically significant")
-    lines += map(escaped_for_latex, notes(table))
+    lines += map(escaped_for_latex, notes(table, shown))
     if lines:
         yield rf"{{\par\smallskip\footnotesize\raggedright {'; '.join(lines)}.\par}}"

@@ -62,11 +62,12 @@ def _letters(number: int) -> str:
     return (_letters(quotient - 1) if quotient else "") + chr(ord("a") + rest)
 
 
-def notes(table: pd.DataFrame) -> list[str]:
+def notes(table: pd.DataFrame, names: Collection[str] | None = None) -> list[str]:
     """The lines below the table that explain its signs and its accuracies; see also :func:`flag_texts`.
 
     Args:
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
+        names: The names of the columns; by default those that the table has for people.
     """
     lines = []
     if table["attack"].str.startswith("+").any():
@@ -80,6 +81,8 @@ def notes(table: pd.DataFrame) -> list[str]:
     if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
         lines += [_MEAN] if table["mce"].isna().all() else []
     lines += quick_look(table)
+    if "des" in (shown if names is None else names) and table["clean_accuracy_loss_within_interval"].eq(True).any():
+        lines.append("~ in des: the loss of clean accuracy is not statistically significant")
     if "stop_when_decided" in table.columns and table["stop_when_decided"].notna().any():
         lines.append(
             "decided at: n images, in random order, were attacked until the accuracy of all was known to reach this limit or not; the "

@@ -71,7 +71,7 @@ def markdown_report(
     )
     texts = dict.fromkeys(raised_flags(table), "an unknown flag") | flag_texts(raised_flags(table))
     legend = [f"{escaped_for_markdown(shortened(flag))}: {escaped_for_markdown(text)}" for flag, text in texts.items()]
-    legend += map(escaped_for_markdown, notes(table))
+    legend += map(escaped_for_markdown, notes(table, columns))
     if any(best):
         legend.append(f"**bold**: {BEST}")
     return "\n".join(part for part in (heading, marks, content, "".join(f"- {line}\n" for line in legend)) if part)

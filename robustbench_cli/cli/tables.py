@@ -327,9 +327,7 @@ def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], 
         caption = [f"{mark} {shortened(flag)}: {texts.get(flag, 'unknown')}" for flag, mark in marks.items()]
     else:
         caption = [f"{shortened(flag)}: {text}" for flag, text in texts.items()]
-    caption += notes(table)
-    if "des" in shown and table["clean_accuracy_loss_within_interval"].eq(True).any():
-        caption.append("~ in des: the loss of clean accuracy is not statistically significant")
+    caption += notes(table, shown)
     return [*map(escaped_for_terminal, caption), *([f"* {BEST}"] if has_best else []), *without]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def page(content: PageContent) -> str:
         keep_trailing_newline=True,
         finalize=_visible,
     )
-    environment.filters |= {"short": shortened, "tight": _tight}
+    environment.filters |= {"short": shortened, "tight": _tight, "unbroken": _unbroken}
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     template = environment.get_template("page.html.jinja")
     return template.render(
@@ -99,6 +100,17 @@ def _visible(value: Any) -> Any:
     return value if isinstance(value, Markup) or not isinstance(value, str) else escaped_for_terminal(value)
 
 
+def _unbroken(text: str) -> Markup:
+    """A text whose options, such as ``--repeats``, stay on one line; a picture as it is."""
+    if isinstance(text, Markup):
+        return text
+    parts = re.split(r"(--[a-z][a-z-]*)", _visible(text))
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
 def _tight(text: str) -> Markup:
     """A text whose percent signs stay with their numbers."""
     return escape(_visible(text)).replace(" %", Markup("&nbsp;%"))
@@ -120,6 +132,7 @@ class _Strips:
     title: str
     images: int
     broken: int
+    expected: float
     rows: Sequence[tuple[str, str, str, str, int, int, int]]
     winners: str
     alternative: str
@@ -450,7 +463,7 @@ class _Page:
 _LONGEST_COMMAND = 1000
 """The largest number of characters of a command that is shown."""
 
-_NO_COMMAND = "part of a cascade or of a chain of radii: run its suite again"
+_NO_COMMAND = "no command of its own (a cascade, a chain of radii, or a file that is not known): run its suite again"
 
 
 def _versions(versions: dict[str, str]) -> str:
@@ -497,7 +510,8 @@ def _strips(case: WorstCase, titles: dict[str, str]) -> _Strips:
         title=title,
         images=images,
         broken=case.broken,
+        expected=case.expected,
         rows=rows,
-        winners=pictures.category_strip(case.chosen),
-        alternative=f"Worst case: {case.broken} of {images} images wrong; strongest {won}",
+        winners=pictures.category_strip(case.chosen, case.wrong),
+        alternative=f"Worst case: {case.broken} of {images} images wrong in most draws, {case.expected:.1f} expected; strongest {won}",
     )

@@ -36,17 +36,21 @@ def share_strip(broken: NDArray[np.float64]) -> str:
     return _strip(levels[1], [BROKEN] * len(levels[0]), alpha)
 
 
-def category_strip(chosen: NDArray[np.int64]) -> str:
+def category_strip(chosen: NDArray[np.int64], wrong: NDArray[np.float64]) -> str:
     """A strip with a pixel for each image: clear where it is right, and otherwise in the color of an attack.
 
     Args:
         chosen: ``(N,)`` the number of the attack, or -1.
+        wrong: ``(N,)`` the share of draws in which each image is wrong; paler where it is small.
 
     Returns:
         A ``data:`` address.
     """
     last = len(CATEGORIES) - 1
-    return _strip(np.minimum(chosen, last) + 1, [(0, 0, 0), *CATEGORIES], bytes([0] + [255] * len(CATEGORIES)))
+    levels = np.where(chosen < 0, 0, np.round(wrong * 15)).astype(int)
+    codes, places = np.unique(np.clip(chosen, 0, last) * 16 + levels, return_inverse=True)
+    alpha = bytes(int(code) % 16 * 17 for code in codes)
+    return _strip(places, [CATEGORIES[int(code) // 16] for code in codes], alpha)
 
 
 def _strip(indices: NDArray[np.integer], colors: Sequence[tuple[int, int, int]], alpha: bytes) -> str:

@@ -46,19 +46,26 @@ class WorstCase:
         cells: The cells of the attacks, and that of their worst case.
         result: The result of the first attack.
         attacks: What each attack broke.
-        chosen: ``(N,)`` the number of the attack that decides each image that is wrong in most draws in the worst case, and
+        chosen: ``(N,)`` the number of the attack that decides each image that is wrong in any draw in the worst case, and
             -1 for the others. Images that few attacks break come last.
+        wrong: ``(N,)`` the share of draws in which each image is wrong in the worst case.
     """
 
     cells: tuple[str, ...]
     result: Result
     attacks: Sequence[BrokenImages]
     chosen: Integers
+    wrong: Floats
 
     @property
     def broken(self) -> int:
         """The number of images that are wrong in most draws in the worst case."""
-        return int((self.chosen >= 0).sum())
+        return int((self.wrong > 0.5).sum())
+
+    @property
+    def expected(self) -> float:
+        """The number of images that are wrong in the mean over draws: what the robust accuracy lacks to 1, in images."""
+        return float(self.wrong.sum())
 
 
 def groups_in_table(content: PageContent) -> list[list[Result]]:
@@ -118,5 +125,6 @@ def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
             )
             for index, result in enumerate(results)
         ],
-        chosen=decided[order],
+        chosen=np.where(worst > 0, chosen, -1)[order],
+        wrong=worst[order],
     )

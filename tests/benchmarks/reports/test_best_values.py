@@ -57,3 +57,19 @@ def test_what_is_not_compared() -> None:
         {"defense": "none", "eps": ""}, {"defense": "hrs", "eps": "", "robust_accuracy": 0.9, "clean_accuracy": 1}
     )
     assert best_values(far, COLUMNS) == [set(), {"clean_accuracy"}]
+
+
+def test_intervals_that_overlap_are_not_told_apart() -> None:
+    """A model that is clearly worse has no mark; where nobody is, nobody has one."""
+    rows = [
+        {
+            "defense": name,
+            "robust_accuracy": value,
+            "robust_accuracy_low": value - 0.1,
+            "robust_accuracy_high": value + 0.1,
+        }
+        for name, value in (("none", 0.3), ("hrs", 0.55), ("rse", 0.6))
+    ]
+    columns = [column("robust_accuracy")]
+    assert best_values(table(*rows), columns) == [set(), {"robust_accuracy"}, {"robust_accuracy"}]
+    assert best_values(table(*rows[1:]), columns) == [set(), set()]

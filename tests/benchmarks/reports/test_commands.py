@@ -62,6 +62,35 @@ def test_a_name_stays_one_word(result: Any, name: str) -> None:
     made = result({"checkpoint": name, "eps": name}, dataset=name, attack=MethodSpec(name=name))
     words = shlex.split(str(reproducing_command(made, {})))
     assert words == [
-        *("advdef", "attack", "--checkpoint", name, "--dataset", name, "--n", "4", "--attack", name),
+        *(
+            "advdef",
+            "attack",
+            "--checkpoint",
+            name,
+            "--model",
+            "small-cnn",
+            "--dataset",
+            name,
+            "--n",
+            "4",
+            "--attack",
+            name,
+        ),
         *("--norm", "linf", "--eps", name, "--seed", "0"),
     ]
+
+
+def test_the_command_has_what_the_file_does_not_say(result: Any) -> None:
+    """A foreign checkpoint with its network; a training of the cache, on whichever machine, without its path."""
+    jpeg = MethodSpec(name="jpeg", parameters={"quality": 50}, changed=("quality",))
+    foreign = {"checkpoint": "resnet.pt", "mean": (0.3,), "std": (0.37,)}
+    plain = result(foreign, model="net.py:build")
+    network = "advdef attack --checkpoint resnet.pt --model net.py:build --mean 0.3 --std 0.37 "
+    assert str(reproducing_command(plain, {})).startswith(network + "--dataset")
+    cached = "/home/x/.cache/advdef/checkpoints/digits-a-0123456789ab.safetensors"
+    wrapped = result({**foreign, "checkpoint": cached}, model="net.py:build", defenses=(jpeg,))
+    line = str(reproducing_command(wrapped, {plain.cell.id: plain}))
+    assert line.startswith(network + "--defense jpeg --set jpeg.quality=50 --dataset")
+    assert reproducing_command(wrapped, {}) is None
+    trained = str(reproducing_command(result({"checkpoint": cached}, defenses=()), {}))
+    assert trained.startswith("advdef attack --model small-cnn --defense none --dataset")

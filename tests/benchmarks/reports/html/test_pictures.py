@@ -43,10 +43,12 @@ def test_a_strip_of_a_thousand_images_is_small() -> None:
 def test_each_attack_has_a_color() -> None:
     """Right images are clear, and attacks beyond the colors share the last one."""
     chosen = np.array([-1, *range(8)])
-    (row,) = pixels(category_strip(chosen))
+    (row,) = pixels(category_strip(chosen, np.ones(9)))
     last = CATEGORIES[-1]
     assert row[0, 3] == 0
     assert [tuple(pixel) for pixel in row[1:]] == [(*color, 255) for color in (*CATEGORIES, last, last)]
+    (row,) = pixels(category_strip(np.array([0, 1]), np.array([0.2, 1.0])))
+    assert row[:, 3].tolist() == [51, 255]
 
 
 def test_a_perturbation_is_magnified_around_gray() -> None:

@@ -45,6 +45,7 @@ def test_each_attack_has_what_it_broke(content: PageContent) -> None:
     # The last image is wrong in most draws under both, and in more of them under cw-pgd.
     assert (cw_pgd.attack, cw_pgd.only, cw_pgd.strongest) == ("cw-pgd", 1, 2)
     assert near.broken == 3
+    assert near.expected == pytest.approx(2.8)
     assert far.broken == 4
     # The image that both break first, and the one that none breaks last.
     assert np.stack([pgd.broken, cw_pgd.broken]).T.tolist() == pytest.approx(
