@@ -45,7 +45,14 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([usual | ROW | row for row in rows])
 
 
-HRS = {"defense": "hrs", "robust_accuracy": 0.5, "checkpoint": "a/hrs.safetensors", "des": -0.5}
+HRS = {
+    "defense": "hrs",
+    "robust_accuracy": 0.5,
+    "robust_accuracy_low": 0.4,
+    "robust_accuracy_high": 0.6,
+    "checkpoint": "a/hrs.safetensors",
+    "des": -0.5,
+}
 """A second model, with a higher accuracy."""
 
 NAMES = [

@@ -55,7 +55,7 @@ def test_a_table_for_a_paper() -> None:
         r"none & pgd & linf 8/255 & 1 & 93.8 {\scriptsize [89, 97]} & 27.9 {\scriptsize [22, 33]} &"
     )
     assert space == r"\addlinespace"
-    assert r"& \textbf{50.0} {\scriptsize [22, 33]} &" in hrs
+    assert r"& \textbf{50.0} {\scriptsize [40, 60]} &" in hrs
     assert r"& $-$0.5 &" in hrs
     assert rse.endswith(r"& a \\")
     assert r"a: \texttt{no-eot}, " in text

@@ -23,7 +23,7 @@ def test_a_comment_has_a_heading_gates_a_table_and_a_legend() -> None:
     assert html.startswith("<h3>Adversarial robustness: dataset digits, model small-cnn, n 100, seed 0</h3>\n<ul>\n")
     assert "<li>✓ robust_accuracy ≥ 0.2</li>\n<li>✗ a|b</li>\n<li>? missing</li>\n</ul>\n<table>" in html
     assert html.count("<tr>") == 4
-    assert "<strong>50.0 [22,33]</strong>" in html
+    assert "<strong>50.0 [40,60]</strong>" in html
     assert "27.9 [22,33]</td>" in html
     assert f"<li>no-eot: {flag_texts(['no-eot'])['no-eot']}</li>" in html
     assert "<li>later: an unknown flag</li>" in html
