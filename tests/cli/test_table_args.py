@@ -71,8 +71,8 @@ def test_the_best_value_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     apart = TABLE.assign(robust_accuracy_low=robust - 0.01, robust_accuracy_high=robust + 0.01)
     TableArgs().show(apart, "table", [])
     text = capsys.readouterr().out
-    assert "*20.0 [19,21]" in text
-    assert " 27.9 [27,29]" in text
+    assert "*20.0 [" in text
+    assert " 27.9 [" in text
     assert "\n * the best of the models" in text.replace("\n* ", "\n * ")
 
 
