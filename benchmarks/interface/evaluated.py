@@ -45,8 +45,11 @@ class Evaluated:
     @property
     def row(self) -> dict[str, Any]:
         """The row of the result in :attr:`table`: the worst case, where several attacks ran."""
-        rows: list[dict[str, Any]] = self.table.to_dict("records")
-        return rows[self._position]
+        return self._rows[self._position]
+
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{str(name): value for name, value in row.items()} for row in self.table.to_dict("records")]
 
     @property
     def _position(self) -> int:
@@ -140,7 +143,7 @@ class Evaluated:
         if len(self.table) > 1:
             lines += [
                 f"  {other['attack']}: {accuracy_text(other, 'robust_accuracy')}"
-                for number, other in enumerate(self.table.to_dict("records"))
+                for number, other in enumerate(self._rows)
                 if number != self._position
             ]
         return "\n".join(lines)

@@ -87,9 +87,13 @@ def shares_draws(measured: MeasuredModel) -> bool:
     if measured.row_draws is None or measured.row_draws.unit == "row":
         return False
 
+    def share() -> bool:
+        # Where one row fits the memory, no rows share a pass.
+        return measured.size.rows != 1 and _copies_agree(_logits_of_copies(measured))
+
     def measure() -> bool:
         with torch.no_grad(), full_float32(measured.images.device), seeded(seed_from("shared draw")):
-            return measured.size.retry_smaller(2 * _IMAGES, lambda: _copies_agree(_logits_of_copies(measured)))
+            return measured.size.retry_smaller(2 * _IMAGES, share)
 
     return measured.once("shares draws", measure)
 

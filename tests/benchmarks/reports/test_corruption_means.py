@@ -229,7 +229,7 @@ def test_errors(table: Table, tmp_path: Path) -> None:
     for text, message in (
         ("a,b\n1,2\n", "has no column 'dataset'"),
         (whole.replace(",severity,", ",strength,"), "has no column 'severity'"),
-        (whole.replace(",0.8,", ",2,"), "has a robust_accuracy that is no share"),
+        (whole.replace(",0.8,", ",2,"), "_accuracy is 2, which is no share"),
         (whole.replace(",0.8,", ",,"), "has a robust_accuracy that is no share"),
         (whole + fog, "has two rows for fog at severity 1"),
         (whole.replace("digits", "svhn", 1), "has another data set or number of images for frost at severity 1"),

@@ -13,7 +13,7 @@ def test_all_rows_are_those_of_markdown(make_content: MakeContent) -> None:
     """The same headers and texts in the same order."""
     table = make_content().table
     made = all_rows(table, records(table))
-    report = as_text(table, "markdown").replace("**", "").splitlines()
+    report = as_text(table, "markdown").replace("**", "").replace("\\~", "~").splitlines()
     header, _, *lines = [line for line in report if line.startswith("|")]
     assert [name for name, _ in made.headers] == header.strip("| ").split(" | ")
     assert [[field.text for field in row] for row in made.rows] == [line.strip("| ").split(" | ") for line in lines]
