@@ -77,8 +77,10 @@ def test_a_threat_model_is_checked_before_training(advdef: Advdef, here: Path) -
         ),
         (
             ("-o", "table.xlsx"),
-            "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md, .tex, .html, .xml, .sarif, "
-            ".evidence.json, .model-index.yaml, .eval-results.yaml",
+            (
+                "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md, .tex, .html, .xml, .sarif, "
+                ".evidence.json, .model-index.yaml, .eval-results.yaml"
+            ),
         ),
     ]:
         ended = advdef("attack", *options, *FAST, "--seed", "77")
