@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ClassSource", "read_class", "read_exported"]
+__all__ = ["ClassSource", "read_class", "read_exported", "source_of"]
 
 _OWN = "robustbench_cli."
 
@@ -95,15 +95,28 @@ def _constants(body: list[ast.stmt]) -> dict[str, Any]:
     return constants
 
 
+def source_of(module: str) -> bytes | None:
+    """The source of a module, without an import; ``None`` where it cannot be read.
+
+    The loader is not asked: that of pytest, which rewrites the modules of a package with a plugin, knows no source.
+
+    Args:
+        module: The module's dotted name.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+        return None if spec is None or spec.origin is None else Path(spec.origin).read_bytes()
+    except (ImportError, OSError, ValueError):
+        return None
+
+
 @cache
 def _tree(module: str) -> ast.Module | None:
     """The syntax tree of one of the project's modules; ``None`` for others and for files that cannot be read."""
-    if not module.startswith(_OWN):
+    source = source_of(module) if module.startswith(_OWN) else None
+    if source is None:
         return None
     try:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            return None
-        return ast.parse(Path(spec.origin).read_bytes())
-    except (ImportError, OSError, SyntaxError, ValueError):
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
         return None

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.abc import InspectLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from robustbench_cli.core.class_source import source_of
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.isolation import isolated
@@ -103,12 +103,9 @@ class Registry:
         """The first name in ``__all__`` of each of the project's own files, and its module, without an import of them."""
         modules = {}
         for name, module in self._files.items():
-            spec = importlib.util.find_spec(module)
-            assert spec is not None
-            assert isinstance(spec.loader, InspectLoader)
-            exported = re.search(r'^__all__ = \[\s*"(\w+)"', spec.loader.get_source(module) or "", flags=re.MULTILINE)
+            exported = re.search(rb'^__all__ = \[\s*"(\w+)"', source_of(module) or b"", flags=re.MULTILINE)
             if exported and name not in self.families:
-                modules[exported[1]] = module
+                modules[exported[1].decode()] = module
         return modules
 
     def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:

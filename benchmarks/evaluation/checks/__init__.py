@@ -5,12 +5,11 @@ A new check is one file: a class that derives from :class:`~.base.check.Check`, 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
-from importlib.abc import InspectLoader
 from typing import TYPE_CHECKING
 
+from robustbench_cli.core.class_source import source_of
 from robustbench_cli.core.errors import one_line
 from robustbench_cli.core.registry import Registry
 
@@ -73,11 +72,8 @@ def _loaded(names: list[str]) -> list[Check]:
 def _may_look(name: str, moments: tuple[str, ...]) -> bool:
     """Whether the source of a check names one of some methods, or is not at hand."""
     module = registry.module_of(name)
-    spec = None if module is None else importlib.util.find_spec(module)
-    if spec is None or not isinstance(spec.loader, InspectLoader):
-        return True
-    source = spec.loader.get_source(spec.name)
-    return source is None or any(moment in source for moment in moments)
+    source = None if module is None else source_of(module)
+    return source is None or any(moment.encode() in source for moment in moments)
 
 
 def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Finding | None:

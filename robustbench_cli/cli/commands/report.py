@@ -31,7 +31,6 @@ from robustbench_cli.cli.plot_args import PlotArgs, plot_options
 from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content
 from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
-from robustbench_cli.cli.session import planned_cells
 from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
 
@@ -164,7 +163,7 @@ def report(
     config = None if suite is None else _suite(suite)
     if config is None and is_on_command_line("data_dir"):
         raise UserError("--data-dir changes nothing without --suite, whose cells depend on the images: leave it out")
-    cells_of = None if config is None else partial(planned_cells, config, data_dir)
+    cells_of = None if config is None else partial(_planned_cells, config, data_dir)
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
     content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, cells_of)
@@ -186,6 +185,13 @@ def report(
     if content.impossible:
         _refuse_contradicted_proofs(content.impossible)
     judged.finish()
+
+
+def _planned_cells(config: SuiteConfig, data_dir: Path | None, stored: Sequence[Cell]) -> SuiteCells | None:
+    # It imports multiprocessing, after which a signal during an import is no longer one line.
+    from robustbench_cli.cli.session import planned_cells
+
+    return planned_cells(config, data_dir, stored)
 
 
 def _destinations(texts: Sequence[str], other: str | None) -> list[Destination]:

@@ -51,8 +51,8 @@ def test_no_training_needs_no_training_images(
 def test_an_audit_needs_no_training_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """It leaves out what compares with them, prints what its PGD left, and four images are too few for a verdict."""
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
-    np.savez(here / "test.npz", images=images, labels=np.arange(4), classes=10)
-    ended = advdef("audit", "--checkpoint", "model.safetensors", "--dataset", "npz:test.npz", "--strict", "-q")
+    np.savez(here / "four.npz", images=images, labels=np.arange(4), classes=10)
+    ended = advdef("audit", "--checkpoint", "model.safetensors", "--dataset", "npz:four.npz", "--strict", "-q")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert re.search(r"\n  eps 8/255: clean \S+, robust \S+ \[\S+, \S+\] under PGD with 40 steps\n", ended.out)
     assert re.search(r"left out: .*transfer-beats-gradient.* \(the training images are not known\)", ended.out)
