@@ -74,7 +74,6 @@ class AttackSearch:
             setup=self.setup,
             images=images,
             indices=indices,
-            source=self.source,
             followed_images=self.source.recent_points,
             candidates=candidates,
             left_the_ball=run.left_the_ball,

@@ -54,10 +54,10 @@ def remembers(
     """Whether a fresh copy of a model, which has answered no query, gives different logits for the same images.
 
     Args:
-        logits: See :func:`~.base.measurements.logits_in_parts`.
+        logits: See :func:`~.unstable.is_unstable`.
         fresh: The same for the fresh copy.
         images: ``(N, C, H, W)`` in [0, 1], the perturbed images.
         indices: ``(N,)``, their indices in the data slice.
-        noise: See :func:`~.base.measurements.logits_in_parts`.
+        noise: See :func:`~.unstable.is_unstable`.
     """
     return logits_differ(fresh(images, indices), logits(images, indices), noise)
