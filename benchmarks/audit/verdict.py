@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Budget, Finding, Verdict
 
-__all__ = ["Audited", "AuditedRows", "LeftOut", "ThreatFigures", "Verdict", "by_severity"]
-
-Verdict = Literal["consistent", "suspicious", "broken"]
-"""``"consistent"``: no check that ran speaks against the robust accuracy. ``"suspicious"``: it may be overstated.
-``"broken"``: it is not to be believed.
-"""
+__all__ = ["Audited", "AuditedRows", "LeftOut", "ThreatFigures", "by_severity"]
 
 
 class LeftOut(BaseModel):
@@ -39,7 +33,7 @@ class Audited(BaseModel):
         left_out: The checks that did not run.
         passed: The names of the checks that ran and found nothing.
         budget: The budget of the checks in the model; ``None`` where the model was not run.
-        verdict: See :data:`Verdict`.
+        verdict: See :data:`~.finding.Verdict`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,8 +47,7 @@ class Audited(BaseModel):
     @property
     def verdict(self) -> Verdict:
         """The severest finding decides."""
-        severities = {finding.severity for finding in self.findings}
-        return "broken" if "broken" in severities else "suspicious" if severities else "consistent"
+        return max((finding.severity for finding in self.findings), key=VERDICTS.index, default="consistent")
 
     @property
     def headline(self) -> str:
@@ -139,7 +132,6 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
         findings: Of several findings of one check, the first of the severest stays.
     """
     by_check: dict[str, Finding] = {}
-    # "broken" comes before "suspicious".
-    for finding in sorted(findings, key=lambda finding: finding.severity):
+    for finding in sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity), reverse=True):
         by_check.setdefault(finding.check, finding)
     return tuple(by_check.values())

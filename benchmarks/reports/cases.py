@@ -12,7 +12,7 @@ from robustbench_cli.core.strict_yaml import Position
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustbench_cli.benchmarks.reports.gates import Verdict
+    from robustbench_cli.benchmarks.reports.gates import GateResult
     from robustbench_cli.benchmarks.reports.requirements import Requirement
 
 __all__ = ["CELL", "Case", "Outcome", "SuitePositions", "gate_cases", "measured", "row_cases"]
@@ -74,7 +74,7 @@ class Case:
 
 def gate_cases(
     requirement: Requirement,
-    verdict: Verdict,
+    result: GateResult,
     *,
     informational: bool = False,
     positions: SuitePositions | None = None,
@@ -83,7 +83,7 @@ def gate_cases(
 
     Args:
         requirement: The gate.
-        verdict: What it says of the rows.
+        result: What it says of the rows.
         informational: Whether a broken gate does not fail the command.
         positions: The places of a suite, for a gate that is an option.
     """
@@ -99,7 +99,7 @@ def gate_cases(
             position=requirement.position or (None if positions is None else positions.first),
             identity=f"{requirement.label}\x1f{judgment.identity}",
         )
-        for judgment in verdict.judgments
+        for judgment in result.judgments
     ]
 
 

@@ -27,9 +27,9 @@ from robustbench_cli.core.escaping import unescaped_from_csv
 from robustbench_cli.core.regular_file import read_text
 
 __all__ = [
+    "GateResult",
     "Judgment",
     "Limit",
-    "Verdict",
     "compare",
     "compare_with_baseline",
     "parse_conditions",
@@ -96,7 +96,7 @@ class Judgment:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """The result of a gate.
 
     Attributes:
@@ -334,7 +334,7 @@ def _require_complete_lines(text: str) -> None:
             )
 
 
-def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
+def compare(table: pd.DataFrame, limit: Limit) -> GateResult:
     """Compares every row with a limit, unrounded.
 
     Args:
@@ -343,25 +343,25 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
     """
     only = column(limit.column).only
     rows = {index: row for index, row in table.iterrows() if _is_judged(row, only)}
-    verdict = Verdict(left_out=[index for index in table.index if index not in rows] if only == "radius" else [])
+    result = GateResult(left_out=[index for index in table.index if index not in rows] if only == "radius" else [])
     if table.empty:
         option = gate_with(upper=limit.is_upper, baseline=False).option
-        verdict.add(None, "missing", f"{option} {limit.column}={limit}: there is no row to judge")
+        result.add(None, "missing", f"{option} {limit.column}={limit}: there is no row to judge")
     elif not rows and only in _NO_ROW:
-        verdict.add(None, "missing", f"{limit.column}: {_NO_ROW[only]}")
+        result.add(None, "missing", f"{limit.column}: {_NO_ROW[only]}")
     hint = ": give --corruption-baseline alexnet or FILE.csv" if limit.column == "mce" else ""
     for row in rows.values():
         value = row[limit.column]
         above, below = ("above", "at most") if limit.is_upper else ("at least", "below")
         if pd.isna(value):
-            verdict.add(row, "missing", f"there is no {limit.column} to judge{hint}")
+            result.add(row, "missing", f"there is no {limit.column} to judge{hint}")
         elif _worse(value, limit.value, limit) > _ROUNDING:
             side = above if limit.is_upper else below
-            verdict.add(row, "failed", f"{limit.column} {value:.6g} is {side} {limit}")
+            result.add(row, "failed", f"{limit.column} {value:.6g} is {side} {limit}")
         else:
             side = below if limit.is_upper else above
-            verdict.add(row, "passed", f"{limit.column} {value:.6g} is {side} {limit}")
-    return verdict
+            result.add(row, "passed", f"{limit.column} {value:.6g} is {side} {limit}")
+    return result
 
 
 _NO_ROW = {
@@ -388,7 +388,7 @@ def _worse(value: float, other: float, limit: Limit) -> float:
     return value - other if limit.is_upper else other - value
 
 
-def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
+def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> GateResult:
     """Compares every row with the baseline's row of the same comparison, unrounded.
 
     A row that the baseline does not have is not judged; see :func:`without_baseline`. A row of the baseline that the
@@ -403,9 +403,9 @@ def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Li
         UserError: The baseline lacks the limit's column.
     """
     option = gate_with(upper=limit.is_upper, baseline=True).option
-    verdict = Verdict()
+    result = GateResult()
     if baseline.empty:
-        verdict.add(None, "missing", f"{option} {limit.column}={limit}: the baseline has no row to compare with")
+        result.add(None, "missing", f"{option} {limit.column}={limit}: the baseline has no row to compare with")
     if limit.column not in baseline.columns:
         raise UserError(f"{option} {limit.column}: the baseline has no such column")
     names = _identity(table, baseline)
@@ -418,16 +418,16 @@ def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Li
             continue
         judged.add(key)
         if max(count[key] for count in counts) > 1:
-            verdict.add(row, "missing", "several rows are alike in all but the checkpoint: name one with --where")
+            result.add(row, "missing", "several rows are alike in all but the checkpoint: name one with --where")
         else:
-            _compare_row(row, before[key], limit, verdict)
+            _compare_row(row, before[key], limit, result)
     for _, row in baseline.iterrows():
         if _key(row, names) not in judged:
-            verdict.add(row, "missing", "it is in the baseline, and not in the table")
-    return verdict
+            result.add(row, "missing", "it is in the baseline, and not in the table")
+    return result
 
 
-def _compare_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
+def _compare_row(row: pd.Series, old: Any, limit: Limit, result: GateResult) -> None:
     """Compares a row with its value in the baseline."""
     # A table has the columns of certificates only where there are any.
     new: Any = row.get(limit.column)
@@ -435,14 +435,14 @@ def _compare_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> No
         return
     if pd.isna(old) or pd.isna(new):
         side = "baseline" if pd.isna(old) else "table"
-        verdict.add(row, "missing", f"the {side} has no {limit.column} for it")
+        result.add(row, "missing", f"the {side} has no {limit.column} for it")
         return
     largest = limit.value * (abs(old) if limit.relative else 1)
     if _worse(new, old, limit) > largest + _ROUNDING:
         change = "rose" if limit.is_upper else "fell"
-        verdict.add(row, "failed", f"{limit.column} {change} from {old:.6g} to {new:.6g}, by more than {limit}")
+        result.add(row, "failed", f"{limit.column} {change} from {old:.6g} to {new:.6g}, by more than {limit}")
     else:
-        verdict.add(row, "passed", f"{limit.column} was {old:.6g} and is {new:.6g}")
+        result.add(row, "passed", f"{limit.column} was {old:.6g} and is {new:.6g}")
 
 
 def without_baseline(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:

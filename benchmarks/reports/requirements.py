@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from robustbench_cli.benchmarks.evaluation.checks import registry as checks
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Verdict
 from robustbench_cli.benchmarks.reports.columns import column, flag_names, gated_columns
 from robustbench_cli.benchmarks.reports.gate_options import ANY_FLAG, GATES, Gate, gate_with
 from robustbench_cli.benchmarks.reports.gates import (
+    GateResult,
     Limit,
-    Verdict,
     compare,
     compare_with_baseline,
     parse_conditions,
@@ -39,11 +40,8 @@ __all__ = [
 VerdictKey = tuple[str, str, str, str]
 """What an audit judges together: the checkpoint's hash, the data set, the corruption with its severity, and the norm."""
 
-AuditedVerdict = tuple[str, str]
+AuditedVerdict = tuple[Verdict, str]
 """The verdict of an audit, and its evidence in one line."""
-
-_SEVERITIES = ("suspicious", "broken")
-"""The verdicts that a gate can refuse, the mildest first."""
 
 SUITE_KEYS = (*(gate.name for gate in GATES), "where", "baseline")
 """The keys of an entry of a suite's ``gates``."""
@@ -90,7 +88,7 @@ def parse_requirement(gate: Gate, text: str, *, location: str = "", **attributes
     """
     if gate.kind == "limit":
         return Requirement(gate, text, parse_limit(text, gate=gate, location=location), **attributes)
-    known = [*checks.names(), ANY_FLAG] if gate.kind == "flag" else list(_SEVERITIES)
+    known = [*checks.names(), ANY_FLAG] if gate.kind == "flag" else list(SEVERITIES)
     if text not in known:
         noun = "flag" if gate.kind == "flag" else "verdict"
         option = f"{location}: {gate.name}" if location else gate.option
@@ -175,7 +173,7 @@ def _text(values: Mapping[str, Any], key: str, location: str) -> str:
 
 def judge(
     requirement: Requirement, table: pd.DataFrame, verdicts: Mapping[VerdictKey, AuditedVerdict] | None = None
-) -> Verdict:
+) -> GateResult:
     """Judges the rows of a table by a gate.
 
     Args:
@@ -188,26 +186,28 @@ def judge(
         if requirement.baseline is None:
             return compare(rows, requirement.limit)
         return compare_with_baseline(rows, select(requirement.baseline, requirement.where), requirement.limit)
-    verdict = Verdict()
+    result = GateResult()
     if rows.empty:
-        verdict.add(None, "missing", f"{requirement.label}: there is no row to judge")
+        result.add(None, "missing", f"{requirement.label}: there is no row to judge")
     for _, row in rows.iterrows():
         if requirement.gate.kind == "flag":
-            _judge_flags(row, requirement.text, verdict)
+            _judge_flags(row, requirement.text, result)
         else:
-            _judge_verdict(row, requirement.text, verdicts or {}, verdict)
-    return verdict
+            _judge_verdict(row, requirement.text, verdicts or {}, result)
+    return result
 
 
-def _judge_flags(row: pd.Series, flag: str, verdict: Verdict) -> None:
+def _judge_flags(row: pd.Series, flag: str, result: GateResult) -> None:
     raised = [name for name in flag_names(row["flags"]) if flag in {ANY_FLAG, name}]
     if raised:
-        verdict.add(row, "failed", f"it has the flag {', '.join(raised)}: see 'advdef show check {raised[0]}'")
+        result.add(row, "failed", f"it has the flag {', '.join(raised)}: see 'advdef show check {raised[0]}'")
     else:
-        verdict.add(row, "passed", "it has no flag" if flag == ANY_FLAG else f"it has no flag {flag}")
+        result.add(row, "passed", "it has no flag" if flag == ANY_FLAG else f"it has no flag {flag}")
 
 
-def _judge_verdict(row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, AuditedVerdict], verdict: Verdict) -> None:
+def _judge_verdict(
+    row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, AuditedVerdict], result: GateResult
+) -> None:
     corruption = row.get("corruption")
     if corruption == "mean":
         # Its rows at each severity are judged.
@@ -215,8 +215,8 @@ def _judge_verdict(row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, Aud
     corrupted = "" if pd.isna(corruption) or not corruption else f"{corruption} {row['severity']}"
     key = (str(row["checkpoint_sha256"]), str(row["dataset"]), corrupted, str(row["norm"]))
     if key not in verdicts:
-        verdict.add(row, "missing", "there is no audit of it: run 'advdef audit' with the same store")
+        result.add(row, "missing", "there is no audit of it: run 'advdef audit' with the same store")
         return
     name, evidence = verdicts[key]
-    failed = name in _SEVERITIES[_SEVERITIES.index(worst) :]
-    verdict.add(row, "failed" if failed else "passed", f"the audit says {name}{f': {evidence}' if evidence else ''}")
+    failed = VERDICTS.index(name) >= VERDICTS.index(worst)
+    result.add(row, "failed" if failed else "passed", f"the audit says {name}{f': {evidence}' if evidence else ''}")

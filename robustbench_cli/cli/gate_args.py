@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.reports.cases import Case, SuitePositions
-    from robustbench_cli.benchmarks.reports.gates import Verdict
+    from robustbench_cli.benchmarks.reports.gates import GateResult
     from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, Requirement, VerdictKey
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
@@ -70,14 +70,14 @@ class Judged:
     Attributes:
         table: The rows.
         gates: The gates.
-        verdicts: What each gate says.
+        results: What each gate says.
         unfinished: The cells without a result.
         unmatched: A line for each row that the baseline does not have.
     """
 
     table: pd.DataFrame
     gates: GateArgs
-    verdicts: Sequence[Verdict] = ()
+    results: Sequence[GateResult] = ()
     unfinished: Unfinished = field(default_factory=Unfinished)
     unmatched: Sequence[str] = ()
 
@@ -88,8 +88,8 @@ class Judged:
         positions = self.gates.positions
         cases = [
             case
-            for requirement, verdict in zip(self.gates.requirements, self.verdicts, strict=True)
-            for case in gate_cases(requirement, verdict, informational=self.gates.informational, positions=positions)
+            for requirement, result in zip(self.gates.requirements, self.results, strict=True)
+            for case in gate_cases(requirement, result, informational=self.gates.informational, positions=positions)
         ]
         return [*cases, *self.unfinished.cases(positions), *row_cases(self.table, positions=positions)]
 
@@ -103,9 +103,9 @@ class Judged:
         for line in () if self.gates.strict else self.unmatched:
             console.warn(line)
         missing = [*self.unfinished.lines, *(self.unmatched if self.gates.strict else ())]
-        missing += [line for verdict in self.verdicts for line in verdict.missing]
-        broken = [line for verdict in self.verdicts for line in verdict.broken]
-        left_out = {index for verdict in self.verdicts for index in verdict.left_out}
+        missing += [line for result in self.results for line in result.missing]
+        broken = [line for result in self.results for line in result.broken]
+        left_out = {index for result in self.results for index in result.left_out}
         if left_out:
             rows = "1 row" if len(left_out) == 1 else f"{len(left_out)} rows"
             console.note(
@@ -114,8 +114,8 @@ class Judged:
         obey(missing, broken, informational=self.gates.informational)
         passed = [
             requirement.label
-            for requirement, verdict in zip(self.gates.requirements, self.verdicts, strict=True)
-            if not verdict.broken
+            for requirement, result in zip(self.gates.requirements, self.results, strict=True)
+            if not result.broken
         ]
         if passed:
             console.note(f"passed: {', '.join(passed)}")
@@ -219,19 +219,19 @@ class GateArgs:
 
         before = None if self.baseline is None else gates.select(self.baseline, allowed or {})
         needs_audits = any(requirement.gate.kind == "verdict" for requirement in self.requirements)
-        verdicts_of_audits = audits() if needs_audits else {}
-        verdicts = [
+        verdicts = audits() if needs_audits else {}
+        results = [
             judge(
                 replace(requirement, baseline=before)
                 if requirement.gate.baseline and requirement.baseline is None
                 else requirement,
                 table,
-                verdicts_of_audits,
+                verdicts,
             )
             for requirement in self.requirements
         ]
         unmatched = [] if before is None else gates.without_baseline(table, before)
-        return Judged(table, self, verdicts, unfinished, unmatched)
+        return Judged(table, self, results, unfinished, unmatched)
 
 
 def obey(missing: Sequence[str], broken: Sequence[str], *, informational: bool) -> None:

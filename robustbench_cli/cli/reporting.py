@@ -109,14 +109,14 @@ def audited_verdicts(
         damaged: Called with the error of each damaged file.
     """
     from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS
     from robustbench_cli.benchmarks.store.store import Store
 
     verdicts: dict[VerdictKey, AuditedVerdict] = {}
-    order = ("consistent", "suspicious", "broken")
     for path in stores:
         for group in audit_store(Store(path), damaged=damaged):
             key = (group.checkpoint_sha256, group.dataset, group.corruption, group.norm)
             evidence = f"{group.findings[0].check}: {group.findings[0].evidence}" if group.findings else ""
-            before = verdicts.get(key, ("consistent", ""))
-            verdicts[key] = max((group.verdict, evidence), before, key=lambda verdict: order.index(verdict[0]))
+            before = verdicts.get(key, (VERDICTS[0], ""))
+            verdicts[key] = max((group.verdict, evidence), before, key=lambda verdict: VERDICTS.index(verdict[0]))
     return verdicts

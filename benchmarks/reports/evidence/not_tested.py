@@ -9,7 +9,7 @@ from robustbench_cli import attacks
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports.evidence.threat_model import KNOWLEDGE, installed_attack, knowledge_of
-from robustbench_cli.benchmarks.reports.html.content import Judged, PageContent
+from robustbench_cli.benchmarks.reports.html.content import AuditedGroup, PageContent
 from robustbench_cli.benchmarks.store.cell import Cell
 
 __all__ = ["OUT_OF_SCOPE", "not_tested"]
@@ -46,7 +46,7 @@ def not_tested(content: PageContent, cells: Iterable[Cell]) -> dict[str, Any]:
     }
 
 
-def _left_out(group: Judged) -> list[tuple[str, str]]:
+def _left_out(group: AuditedGroup) -> list[tuple[str, str]]:
     """The checks that did not run, each with the reason."""
     left_out = [(entry.check, entry.reason) for entry in group.left_out]
     if group.budget is None:

@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.evidence.figures import figures
 from robustbench_cli.benchmarks.reports.evidence.not_tested import not_tested
 from robustbench_cli.benchmarks.reports.evidence.threat_model import threat_model
-from robustbench_cli.benchmarks.reports.html.content import Judged, PageContent
+from robustbench_cli.benchmarks.reports.html.content import AuditedGroup, PageContent
 from robustbench_cli.benchmarks.reports.html.worst_case import cells_of, groups_in_table
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.store.cell import Cell
@@ -165,7 +165,7 @@ def _protocol(row: Record, cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _audit(group: Judged) -> dict[str, Any]:
+def _audit(group: AuditedGroup) -> dict[str, Any]:
     """What the checks found. A check that found nothing is no proof that nothing is there."""
     return {
         "model": group.checkpoint_sha256,

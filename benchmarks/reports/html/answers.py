@@ -6,10 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
 from robustbench_cli.benchmarks.reports.curves import Estimate, estimate, model_labels, setting_text, strength
 from robustbench_cli.benchmarks.reports.html.charts import interval_text
-from robustbench_cli.benchmarks.reports.html.content import Judged
+from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 
 __all__ = ["Answer", "answers"]
@@ -46,7 +47,7 @@ class Answer:
     smaller: tuple[float, ...] = ()
 
 
-def answers(rows: Sequence[dict[str, Any]], verdicts: Sequence[Judged] | None) -> list[Answer]:
+def answers(rows: Sequence[dict[str, Any]], verdicts: Sequence[AuditedGroup] | None) -> list[Answer]:
     """One answer for each model, in the order of the table.
 
     Args:
@@ -63,16 +64,15 @@ def answers(rows: Sequence[dict[str, Any]], verdicts: Sequence[Judged] | None) -
     ]
 
 
-def _verdict(row: dict[str, Any], verdicts: Sequence[Judged] | None) -> str:
+def _verdict(row: dict[str, Any], verdicts: Sequence[AuditedGroup] | None) -> str:
     """The verdict on the rows of a model without a corruption; the severest where several audits fit."""
     identity = row["checkpoint_sha256"], row["norm"], row["dataset"]
     found = [
-        judged
-        for judged in verdicts or ()
-        if (judged.checkpoint_sha256, judged.norm, judged.dataset) == identity and not judged.corruption
+        group.verdict
+        for group in verdicts or ()
+        if (group.checkpoint_sha256, group.norm, group.dataset) == identity and not group.corruption
     ]
-    severities = {judged.verdict for judged in found}
-    return next((verdict for verdict in ("broken", "suspicious", "consistent") if verdict in severities), "")
+    return max(found, key=VERDICTS.index, default="")
 
 
 def _answer(label: str, rows: list[dict[str, Any]], verdict: str) -> Answer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Verdict
 from robustbench_cli.benchmarks.reports.markdown import GateMark
 from robustbench_cli.benchmarks.store.records import Result
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.reports.rows import Together
 
-__all__ = ["Judged", "LeftOutCheck", "PageContent"]
+__all__ = ["AuditedGroup", "LeftOutCheck", "PageContent"]
 
 
 class LeftOutCheck(Protocol):
@@ -31,16 +31,16 @@ class LeftOutCheck(Protocol):
         """Why it did not run."""
 
 
-class Judged(Protocol):
-    """What an audit found for the rows of one model; see :class:`~robustbench_cli.benchmarks.audit.verdict.AuditedRows`."""
+class AuditedGroup(Protocol):
+    """What an audit found for the rows of one model, data slice and norm; see :class:`~robustbench_cli.benchmarks.audit.verdict.AuditedRows`."""
 
     @property
     def title(self) -> str:
         """The model and the data, in one line."""
 
     @property
-    def verdict(self) -> str:
-        """``consistent``, ``suspicious`` or ``broken``."""
+    def verdict(self) -> Verdict:
+        """See :data:`~robustbench_cli.benchmarks.evaluation.checks.base.finding.Verdict`."""
 
     @property
     def headline(self) -> str:
@@ -101,7 +101,7 @@ class PageContent:
     table: pd.DataFrame
     results: Sequence[Result] = ()
     read: Callable[[Sequence[Result]], Together | None] = lambda _: None
-    verdicts: Sequence[Judged] | None = None
+    verdicts: Sequence[AuditedGroup] | None = None
     images: Path | None = None
     missing: Sequence[str] = ()
     conflicts: Sequence[str] = ()

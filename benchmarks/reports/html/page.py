@@ -350,10 +350,10 @@ class _Page:
     def findings(self) -> Table:
         """The findings of audits and the flags of rows, with what they mean and what to do."""
         rows = []
-        for judged in self.content.verdicts or ():
-            for finding in judged.findings:
+        for group in self.content.verdicts or ():
+            for finding in group.findings:
                 meaning, remedy = check_page(finding.check)
-                texts = (judged.title, finding.severity, finding.check, finding.evidence, remedy or meaning)
+                texts = (group.title, finding.severity, finding.check, finding.evidence, remedy or meaning)
                 rows.append([Field(shortened(text, most=600)) for text in texts])
         if self.content.verdicts is None:
             counts = Counter(flag for row in self.rows for flag in flag_names(row["flags"]))

@@ -9,8 +9,8 @@ import pytest
 from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gate_options import gate_with
 from robustbench_cli.benchmarks.reports.gates import (
+    GateResult,
     Limit,
-    Verdict,
     compare,
     compare_with_baseline,
     parse_conditions,
@@ -44,8 +44,8 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_records([usual | row for row in rows], columns=column_names())
 
 
-def outcomes(verdict: Verdict) -> list[str]:
-    return [judgment.outcome for judgment in verdict.judgments]
+def outcomes(result: GateResult) -> list[str]:
+    return [judgment.outcome for judgment in result.judgments]
 
 
 def test_a_limit_is_read() -> None:

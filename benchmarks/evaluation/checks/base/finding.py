@@ -6,10 +6,19 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-__all__ = ["BUDGETS", "Budget", "Finding", "Need", "Severity", "UndecidedError"]
+__all__ = ["BUDGETS", "SEVERITIES", "VERDICTS", "Budget", "Finding", "Need", "Severity", "UndecidedError", "Verdict"]
 
 Severity = Literal["suspicious", "broken"]
 """``"broken"``: the robust accuracy is not to be believed. ``"suspicious"``: it may be overstated."""
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The severities, the mildest first."""
+
+Verdict = Literal["consistent", "suspicious", "broken"]
+"""The severest finding of an audit. ``"consistent"``: no check that ran speaks against the robust accuracy."""
+
+VERDICTS: tuple[Verdict, ...] = ("consistent", *SEVERITIES)
+"""The verdicts, the mildest first."""
 
 Budget = Literal["quick", "standard", "thorough"]
 """How much an audit of a model may cost."""
