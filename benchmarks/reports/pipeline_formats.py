@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.reports.cases import CELL, Case
 from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.markdown import GateMark
-from robustbench_cli.core.escaping import escaped_for_github, escaped_for_terminal
+from robustbench_cli.core.escaping import escaped_for_github, escaped_for_terminal, shortened
 from robustbench_cli.core.strict_yaml import Position
 
 __all__ = ["github", "junit", "marks", "sarif"]
@@ -128,7 +128,8 @@ def marks(cases: Sequence[Case]) -> list[GateMark]:
     bad = [case for case in cases if case.outcome != "passed"]
     outcomes = {"failed": False, "error": None, "skipped": None}
     lines: list[GateMark] = [
-        (outcomes[case.outcome], f"{case.name}: {case.message}"[:_LONGEST_MARK]) for case in bad[:_MOST_MARKS]
+        (outcomes[case.outcome], shortened(f"{case.name}: {case.message}", most=_LONGEST_MARK))
+        for case in bad[:_MOST_MARKS]
     ]
     lines += [(None, f"and {len(bad) - _MOST_MARKS} more")] if bad[_MOST_MARKS:] else []
     gates = [case for case in cases if case.group == "gates"]

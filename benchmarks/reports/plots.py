@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.reports.attack_points import (
 from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, radius_curves, trade_offs
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.escaping import escaped_for_terminal
+from robustbench_cli.core.escaping import escaped_for_terminal, shortened
 from robustbench_cli.core.libraries import require_library
 
 if TYPE_CHECKING:
@@ -263,5 +263,4 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 def _text(content: str) -> str:
     """A text that may come from a file: no formula, no control characters, not too long."""
-    line = escaped_for_terminal(content)
-    return (line if len(line) <= 48 else f"{line[:47]}…").replace("$", r"\$")
+    return shortened(escaped_for_terminal(content), most=48).replace("$", r"\$")

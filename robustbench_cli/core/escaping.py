@@ -88,13 +88,17 @@ def escaped_for_github(text: str, *, in_property: bool = False) -> str:
     return line.replace(":", "%3A").replace(",", "%2C") if in_property else line
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, *, most: int = _LONGEST) -> str:
     """Cuts a text from a file that no table for people has room for; a CSV file and JSON keep it.
 
-    >>> len(shortened("x" * 10_000))
-    500
+    Args:
+        text: Any text.
+        most: The largest number of characters.
+
+    >>> shortened("x" * 10_000, most=8)
+    'xxxxx...'
     """
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def inert_in_github_logs(text: str) -> str:

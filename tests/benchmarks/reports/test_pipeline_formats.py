@@ -92,3 +92,5 @@ def test_markdown_lists_what_did_not_pass() -> None:
     assert marks(CASES[4:5]) == []
     many = marks([CASES[1]] * 200)
     assert (len(many), many[-1]) == (101, (None, "and 100 more"))
+    ((_, long), *_) = marks([Case("gates", "fail-under", "row", "failed", "x" * 1000)])
+    assert (len(long), long[-4:]) == (400, "x...")
