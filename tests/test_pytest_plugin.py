@@ -57,7 +57,7 @@ def test_a_broken_limit_fails_with_the_row_and_the_reason(model: nn.Module) -> N
         gate(model, dataset="digits", attack="fgsm", n=10, robust_accuracy=0.99, repeats=1)
     row, values = str(failed.value).splitlines()
     assert re.fullmatch(
-        r"advdef: digits Sequential as given fgsm linf eps 0\.\d+: robust_accuracy 0(\.\d)? is below 0\.99", row
+        r"advdef: digits Sequential as given fgsm linf eps 0\.\d+ n 10: robust_accuracy 0(\.\d)? is below 0\.99", row
     )
     assert re.match(r"advdef: clean_accuracy \S+ \[\S+, \S+\], robust_accuracy \S+ \[\S+, \S+\]", values)
 
@@ -65,7 +65,7 @@ def test_a_broken_limit_fails_with_the_row_and_the_reason(model: nn.Module) -> N
 def test_a_user_judges_own_data(model: nn.Module) -> None:
     """Images and labels in the place of a name."""
     test = advdef.first_examples(advdef.load_dataset("digits").split("test"), 10)
-    with pytest.raises(pytest.fail.Exception, match=r"own-data.*eps 0\.1: robust_accuracy_low \S+ is below 0\.9"):
+    with pytest.raises(pytest.fail.Exception, match=r"own-data.*eps 0\.1 n 10: robust_accuracy_low \S+ is below 0\.9"):
         gate(model, dataset=(test.images, test.labels), attack="fgsm", eps=0.1, robust_accuracy_low=0.9)
 
 

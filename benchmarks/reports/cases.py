@@ -124,7 +124,7 @@ def row_cases(
         Case(
             group="cells",
             rule=CELL,
-            name=f"{row_name(row)} seed {row['seed']} cell {row['cell']}",
+            name=f"{row_name(row)} cell {row['cell']}",
             outcome=outcome,
             message=reasons[number] if reasons else measured(row),
             flags=flag_names(row["flags"]) if outcome == "passed" else (),

@@ -480,7 +480,7 @@ def row_identity(row: pd.Series) -> str:
 
 
 def row_name(row: pd.Series) -> str:
-    """A row in a few words.
+    """A row in a few words; rows of different :func:`row_identity` have different names.
 
     Args:
         row: A row of the table.
@@ -491,4 +491,18 @@ def row_name(row: pd.Series) -> str:
     corrupted = [row.get("corruption"), row.get("severity")]
     corruption = "".join(f" {value}" for value in corrupted if not pd.isna(value) and value != "")
     threat = "" if row["attack"] == "none" else f" {row['norm']}{radius}"
-    return f"{row['dataset']} {model} {row['defense']}{corruption} {row['attack']}{threat}"
+    others = {name: str(row[name]) for name in _USUAL if name in row.index and not pd.isna(row[name])}
+    unusual = "".join(f" {name} {value}" for name, value in others.items() if value not in _USUAL[name])
+    return f"{row['dataset']} {model} {row['defense']}{corruption} {row['attack']}{threat}{unusual}"
+
+
+_USUAL = {
+    "targeted": {"no", ""},
+    "eot": {"1", ""},
+    "n": {""},
+    "repeats": {"1", ""},
+    "seed": {"0", ""},
+    "accounting": {"expected", ""},
+    "stop_when_decided": {""},
+}
+"""The values that the name of a row leaves out, by column."""

@@ -35,7 +35,7 @@ def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_report_obeys_the_gates_of_a_suite(gated: Path, advdef: Callable[..., Any]) -> None:
     """In all formats of pipelines, with exit code 1; with --informational 0, and the same lines."""
-    told = "fgsm linf eps 0.1: robust_accuracy 0.75 is below 0.9"
+    told = "fgsm linf eps 0.1 n 40: robust_accuracy 0.75 is below 0.9"
     report = ("report", "runs", "--suite", "gate.yaml")
     ended = advdef(*report, "-o", "a.xml", "-o", "a.sarif")
     assert ended.code == 1
@@ -102,7 +102,7 @@ def test_a_report_by_a_suite_judges_its_cells_and_misses_those_that_never_ran(
     assert "missing" in ended.err
     (gated / "one.yaml").write_text("gates: [robust_accuracy=0.7]\n")
     ended = advdef("report", "runs", "--suite", "one.yaml")
-    assert (ended.code, "linf eps 0.3: robust_accuracy 0 is below 0.7" in ended.err) == (1, True)
+    assert (ended.code, "linf eps 0.3 n 40: robust_accuracy 0 is below 0.7" in ended.err) == (1, True)
 
 
 def test_a_suite_without_gates_is_no_suite_to_report_by(gated: Path, advdef: Callable[..., Any]) -> None:

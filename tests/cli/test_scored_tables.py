@@ -76,7 +76,7 @@ def test_protocols_side_by_side(advdef: Advdef, store: Path) -> None:
 def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
     ended = advdef("report", "runs", "--compare", "defense", "--fail-under", "robust_accuracy=0.3")
     assert ended.code == 1
-    assert "none pgd linf eps 0.1: robust_accuracy 0.2 is below 0.3" in ended.err
+    assert "none pgd linf eps 0.1 n 200: robust_accuracy 0.2 is below 0.3" in ended.err
 
 
 @pytest.mark.parametrize(

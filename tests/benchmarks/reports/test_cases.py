@@ -16,7 +16,7 @@ def test_a_gate_has_a_case_for_each_row() -> None:
     rows = table({}, {"robust_accuracy": 0.3, "attack": "fgsm"})
     passed, failed = gate_cases(gate, judge(gate, rows), positions=POSITIONS)
     assert (passed.rule, passed.outcome, failed.outcome, failed.severity) == ("fail-under", "passed", "failed", "error")
-    assert failed.name == "--fail-under robust_accuracy=0.4: digits small-cnn none fgsm linf eps 8/255"
+    assert failed.name == "--fail-under robust_accuracy=0.4: digits small-cnn none fgsm linf eps 8/255 n 500"
     assert failed.message == "robust_accuracy 0.3 is below 0.4"
     assert failed.position == ("gate.yaml", 1)
     later = rows.assign(checkpoint="b.safetensors", cell="4567", robust_accuracy=0.2)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from robustbench_cli.benchmarks.reports.columns import column_names
+from robustbench_cli.benchmarks.reports.columns import column_names, identity_columns
 from robustbench_cli.benchmarks.reports.gate_options import gate_with
 from robustbench_cli.benchmarks.reports.gates import (
     GateResult,
@@ -16,6 +16,8 @@ from robustbench_cli.benchmarks.reports.gates import (
     parse_conditions,
     parse_limit,
     read_baseline,
+    row_identity,
+    row_name,
     select,
     unmet,
 )
@@ -77,7 +79,7 @@ def test_a_relative_drop_is_a_part_of_the_baseline() -> None:
     assert limit == Limit("robust_accuracy", 0.05, relative=True)
     assert outcomes(compare_with_baseline(table({"robust_accuracy": 0.76}), before, limit)) == ["passed"]
     assert compare_with_baseline(table({"robust_accuracy": 0.7599}), before, limit).broken == [
-        "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7599, by more than 5%"
+        "digits small-cnn none pgd linf eps 8/255 n 500: robust_accuracy fell from 0.8 to 0.7599, by more than 5%"
     ]
     limit = parse_limit("forwards=10%", gate=gate_with(upper=True, baseline=True))
     assert [outcomes(compare_with_baseline(table({"forwards": n}), before, limit))[0] for n in (220, 221)] == [
@@ -109,20 +111,31 @@ def test_values_are_compared_unrounded() -> None:
         {"robust_accuracy": 0.3999}, {"robust_accuracy": 0.4}, {"robust_accuracy": 0.1 + 0.1 + 0.1 + 0.1 - 1e-16}
     )
     verdict = compare(rows, Limit("robust_accuracy", 0.4))
-    assert verdict.broken == ["digits small-cnn none pgd linf eps 8/255: robust_accuracy 0.3999 is below 0.4"]
+    assert verdict.broken == ["digits small-cnn none pgd linf eps 8/255 n 500: robust_accuracy 0.3999 is below 0.4"]
     assert verdict.missing == []
 
 
 def test_what_is_missing_cannot_be_judged() -> None:
     """A row without the figure, or no row at all, is neither passed nor broken; an undefended model needs no des."""
     assert compare(table({"mean_l2": None}), Limit("mean_l2", 1)).missing == [
-        "digits small-cnn none pgd linf eps 8/255: there is no mean_l2 to judge"
+        "digits small-cnn none pgd linf eps 8/255 n 500: there is no mean_l2 to judge"
     ]
     rows = table({}, {"defense": "hrs", "des": 3.0}, {"defense": "hrs", "attack": "cw", "eps": ""})
     verdict = compare(rows, Limit("des", 2))
-    assert verdict.missing == ["digits small-cnn hrs cw linf: there is no des to judge"]
+    assert verdict.missing == ["digits small-cnn hrs cw linf n 500: there is no des to judge"]
     assert verdict.broken == []
     assert compare(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
+
+
+@pytest.mark.parametrize("column", identity_columns())
+def test_the_name_of_a_row_tells_it_apart(column: str) -> None:
+    """Rows that differ in any column of their identity have different names, and what is usual is left out."""
+    usual = {"accounting": "expected", "mean": "0.5", "std": "0.25", "corruption": "fog", "severity": 1}
+    other = {"attack": "cw", "norm": "l2", "targeted": "next"}.get(column, 2)
+    (_, first), (_, second) = table(usual, usual | {column: other}).iterrows()
+    assert row_identity(first) != row_identity(second)
+    assert row_name(first) == "digits small-cnn (mean 0.5 std 0.25) none fog 1 pgd linf eps 8/255 n 500"
+    assert row_name(second) != row_name(first)
 
 
 def test_an_accuracy_under_attack_is_judged_at_a_radius() -> None:
@@ -134,11 +147,11 @@ def test_an_accuracy_under_attack_is_judged_at_a_radius() -> None:
     assert outcomes(verdict) == ["passed", "passed"]
     assert verdict.left_out == [1]
     assert [row.partition(":")[0] for row in compare(rows, Limit("robust_accuracy", 0.6)).broken] == [
-        "digits small-cnn none pgd linf eps 8/255",
-        "digits small-cnn none none",
+        "digits small-cnn none pgd linf eps 8/255 n 500",
+        "digits small-cnn none none n 500",
     ]
     assert compare(rows.iloc[1:2], Limit("clean_accuracy", 0.4)).broken == [
-        "digits small-cnn none cw linf: clean_accuracy 0.3 is below 0.4"
+        "digits small-cnn none cw linf n 500: clean_accuracy 0.3 is below 0.4"
     ]
     (line,) = compare(rows.iloc[1:2], Limit("robust_accuracy", 0.0)).missing
     assert line == (
@@ -152,7 +165,7 @@ def test_a_drop_is_compared_unrounded() -> None:
     limit = Limit("robust_accuracy", 0.02)
     assert outcomes(compare_with_baseline(table({"robust_accuracy": 0.78}), before, limit)) == ["passed"]
     assert compare_with_baseline(table({"robust_accuracy": 0.7799}), before, limit).broken == [
-        "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7799, by more than 0.02"
+        "digits small-cnn none pgd linf eps 8/255 n 500: robust_accuracy fell from 0.8 to 0.7799, by more than 0.02"
     ]
 
 
@@ -163,8 +176,10 @@ def test_rows_are_compared_with_their_like() -> None:
     )
     now = table({"robust_accuracy": 0.55}, {"attack": "cw", "robust_accuracy": 0.1}, {"defense": "hrs"})
     verdict = compare_with_baseline(now, before, Limit("robust_accuracy", 0.07))
-    assert [line.partition(": ")[0] for line in verdict.broken] == ["digits small-cnn none cw linf eps 8/255"]
-    assert verdict.missing == ["digits small-cnn none pgd linf eps 8/255: it is in the baseline, and not in the table"]
+    assert [line.partition(": ")[0] for line in verdict.broken] == ["digits small-cnn none cw linf eps 8/255 n 500"]
+    assert verdict.missing == [
+        "digits small-cnn none pgd linf eps 8/255 n 500 seed 1: it is in the baseline, and not in the table"
+    ]
 
 
 def test_ambiguous_rows_are_not_judged() -> None:

@@ -519,7 +519,7 @@ def test_normalizations_of_one_file_are_distinguished(advdef: Advdef, here: Path
     assert ["none", "0.5", "0.25", "fgsm"] in [line[:4] for line in lines]
     assert ["none", "-", "-", "fgsm"] in [line[:4] for line in lines]
     ended = advdef("report", "--where", "mean=0.5", "--fail-under", "robust_accuracy=1")
-    assert "digits small-cnn (mean 0.5 std 0.25) none fgsm linf eps 0.15: robust_accuracy" in ended.err
+    assert "digits small-cnn (mean 0.5 std 0.25) none fgsm linf eps 0.15 n 40: robust_accuracy" in ended.err
     gate = ("--baseline", "table.csv", "--max-drop", "robust_accuracy=0", "--strict")
     assert advdef("report", *gate).code == 0
 

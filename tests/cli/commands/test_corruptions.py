@@ -62,7 +62,7 @@ def test_the_suite(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     gated = advdef(*gate, "--corruption-baseline", "a.csv")
     assert gated.code == 1
     assert gated.err.splitlines()[-1] == (
-        "advdef: error: digits small-cnn none mean(15 of 75) none: mce 1 is above 0.01"
+        "advdef: error: digits small-cnn none mean(15 of 75) none n 20: mce 1 is above 0.01"
     )
     # Nothing is attacked: the table has no columns of attacks, and fits a narrow terminal with its intervals.
     header = next(line for line in ungated.out.splitlines() if "defense" in line)

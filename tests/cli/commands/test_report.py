@@ -140,7 +140,7 @@ def test_a_gate_is_an_exit_code(advdef: Advdef, here: Path, store: Path) -> None
     assert "worst-case" in ended.out
     lines = [line for line in ended.err.splitlines() if "worst-case" in line]
     assert lines == [
-        f"advdef: error: digits small-cnn none worst-case linf eps 0.1: robust_accuracy {lowest:.6g} is below {lowest + 1e-6:g}"
+        f"advdef: error: digits small-cnn none worst-case linf eps 0.1 n 40: robust_accuracy {lowest:.6g} is below {lowest + 1e-6:g}"
     ]
     where = ("--where", "eps=0.02", "--where", "attack=fgsm")
     assert advdef("report", *where, "--fail-under", f"robust_accuracy={left['0.02', 'fgsm']}").code == 0
@@ -157,12 +157,12 @@ def test_a_baseline_is_an_exit_code(advdef: Advdef, here: Path, store: Path) -> 
     ended = advdef("report", *gate)
     assert ended.code == 1
     (line,) = [line for line in ended.err.splitlines() if line.startswith("advdef: error: ")]
-    assert line.startswith("advdef: error: digits small-cnn none fgsm linf eps 0.02: robust_accuracy fell from ")
+    assert line.startswith("advdef: error: digits small-cnn none fgsm linf eps 0.02 n 40: robust_accuracy fell from ")
     assert line.endswith("by more than 0.05")
     write(here / "past.csv", [*past[1:], past[0] | {"attack": "square"}])
     ended = advdef("report", *gate)
     assert ended.code == 3
-    assert "none square linf eps 0.02: it is in the baseline, and not in the table" in ended.err
+    assert "none square linf eps 0.02 n 40: it is in the baseline, and not in the table" in ended.err
     assert advdef("report", *gate, "--where", "attack=fgsm", "--where", "eps=0.1").code == 0
 
 
@@ -293,7 +293,7 @@ def test_a_row_without_a_baseline_is_named(advdef: Advdef, here: Path, store: Pa
     assert len([line for line in ended.err.splitlines() if "is not in the baseline" in line]) == 5
     strict = advdef("report", *gate, "--strict")
     assert strict.code == 3
-    assert "none worst-case linf eps 0.1: it is not in the baseline, and so is not judged" in strict.err
+    assert "none worst-case linf eps 0.1 n 40: it is not in the baseline, and so is not judged" in strict.err
 
 
 def test_success_of_attacks_is_held_down(advdef: Advdef, here: Path, store: Path) -> None:
