@@ -94,7 +94,7 @@ def test_without_a_baseline_there_is_no_mce(table: Table) -> None:
     made = table(ONE)
     assert made["mce"].isna().all() and made["mce_baseline"].isna().all()
     assert compare(made, Limit("mce", 0.9)).missing == [
-        "digits small-cnn none mean(2 of 75) none: there is no mce to judge: give --corruption-baseline alexnet or FILE.csv"
+        "digits small-cnn none mean(2 of 75) none n 10: there is no mce to judge: give --corruption-baseline alexnet or FILE.csv"
     ]
 
 
@@ -197,7 +197,7 @@ def test_gates(table: Table) -> None:
     baseline = Baseline({("fog", 1): 0.2, ("frost", 1): 0.2}, {})
     normalized = with_corruption_errors(made, baseline, name="base")
     assert compare(normalized, Limit("mce", 1.4)).broken == [
-        "digits small-cnn none mean(2 of 75) none: mce 1.5 is above 1.4"
+        "digits small-cnn none mean(2 of 75) none n 10: mce 1.5 is above 1.4"
     ]
     assert compare(normalized, Limit("mce", 1.4)).missing == []
     for cells in (table([("fog", 1, 8)]), table(ONE, attack=MethodSpec(name="pgd"), eps=0.1)):
@@ -206,7 +206,7 @@ def test_gates(table: Table) -> None:
         ]
     later = table([("fog", 1, 8), ("frost", 1, 4)])
     broken = compare_with_baseline(later, made, Limit("robust_accuracy", 0.15)).broken
-    assert [line.split(":")[0] for line in broken] == ["digits small-cnn none frost 1 none"]
+    assert [line.split(":")[0] for line in broken] == ["digits small-cnn none frost 1 none n 10"]
 
 
 def test_errors(table: Table, tmp_path: Path) -> None:
