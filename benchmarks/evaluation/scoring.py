@@ -85,6 +85,10 @@ class Scorer:
         measured = self._model.of_copy(model)
         return Scorer(measured, repeats=self._repeats, seed=self._seed, single_draw=self._single_draw)
 
+    def decisions_of(self, logits: Tensor) -> Tensor:
+        """The predictions ``(R, N)`` for logits ``(R, N, K)`` of :meth:`logits`."""
+        return self._scoring.decisions_of(logits)
+
     @property
     def noise(self) -> float | None:
         """See :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`."""
@@ -139,6 +143,7 @@ class Candidates:
 
     Attributes:
         worst: ``(N, C, H, W)``, the perturbed images that the deployed rule survives least.
+        worst_predictions: ``(R, N)``, the predictions of these images that count.
         failed: ``(N,)``, whether the model gave NaN.
     """
 
@@ -169,6 +174,7 @@ class Candidates:
         }
         self._least_survival = torch.full_like(survival, torch.inf)
         self.worst = images
+        self.worst_predictions = predictions
         self.failed = (predictions == NO_NUMBER).any(0)
 
     @property
@@ -201,6 +207,7 @@ class Candidates:
         worse = survival < self._least_survival
         self._least_survival = torch.where(worse, survival, self._least_survival)
         self.worst = torch.where(per_image(worse, perturbed), perturbed, self.worst)
+        self.worst_predictions = torch.where(worse, predictions, self.worst_predictions)
 
     def _score(self, perturbed: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores perturbed images of all rows, or of some."""

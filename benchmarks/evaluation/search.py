@@ -74,6 +74,7 @@ class AttackSearch:
             setup=self.setup,
             images=images,
             indices=indices,
+            source=self.source,
             followed_images=self.source.recent_points,
             candidates=candidates,
             left_the_ball=run.left_the_ball,

@@ -21,7 +21,7 @@ from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSource", "NoGradientError", "PassOptions"]
+__all__ = ["GradientSample", "GradientSource", "NoGradientError", "PassOptions"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -60,6 +60,27 @@ class PassOptions(TypedDict, total=False):
     graphs: bool
 
 
+@dataclass(frozen=True)
+class GradientSample:
+    """Some rows of a gradient, to be compared with the gradient of these rows alone.
+
+    Attributes:
+        batch: N, the number of images of the query.
+        points: ``(n, C, H, W)``, n up to 8, spread over the images.
+        labels: ``(n,)`` or ``(n, m)``.
+        loss: The loss of the query.
+        logits: ``(n, K)``.
+        gradients: ``(n, C, H, W)``.
+    """
+
+    batch: int
+    points: Tensor
+    labels: Tensor
+    loss: Loss
+    logits: Tensor
+    gradients: Tensor
+
+
 class GradientSource(ABC):
     """Logits and input gradients of a model, over D draws at a time.
 
@@ -75,6 +96,8 @@ class GradientSource(ABC):
         backwards: The same for backward passes.
         recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
             of 2; ``None`` before the first.
+        sample: Some rows of the first gradient of one loss, or of a later one of as many images whose query number is a power of 2.
+            ``None`` before the first, and for a model with draws.
         queries: The number of queries so far, of which each has its own draws. Rows that take turns, because they are too many
             for one batch, set it back, so that they get the draws that they would have together.
         noise: Measures how much a logit changes with the batch, see
@@ -101,6 +124,7 @@ class GradientSource(ABC):
         self.forwards = 0.0
         self.backwards = 0.0
         self.recent_points: Tensor | None = None
+        self.sample: GradientSample | None = None
         self.noise: Callable[[], float] | None = None
         self.keeps_best = False
         self.watch: Callable[[Tensor, Tensor], None] | None = None
@@ -124,7 +148,7 @@ class GradientSource(ABC):
             seed: The seed of the draws.
             indices: ``(N,)`` int64, a unique number for each image of the later queries.
         """
-        self._seed, self._indices, self.queries = seed, indices, 0
+        self._seed, self._indices, self.queries, self.sample = seed, indices, 0, None
 
     @property
     def _has_keys(self) -> bool:
@@ -189,8 +213,16 @@ class GradientSource(ABC):
         """The number of the next query, whose gradient is taken at these images."""
         query = self._next_query()
         if query & (query - 1) == 0:
-            self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
+            self.recent_points = _spread(images).clone()
         return query
+
+    def _note_gradient(self, query: int, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
+        """Keeps a sample of the passes of a query, see :attr:`sample`."""
+        logits, gradients = passes.logits, passes.gradients
+        is_due = self.sample is None or (query & (query - 1) == 0 and len(images) >= self.sample.batch)
+        if is_due and len(gradients) == 1 and self.draws == 1 and not self._has_keys:
+            points, classes, *passed = (_spread(rows).clone() for rows in (images, labels, logits[0], gradients[0]))
+            self.sample = GradientSample(len(images), points, classes, loss, *passed)
 
     def _keys(self, images: Tensor, rows: Tensor | None, copies: int | Tensor) -> Tensor | None:
         """``(N,)`` int64: the keys of the images' draws; ``None`` for a model whose draws have no keys."""
@@ -297,6 +329,7 @@ class GradientSource(ABC):
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
+        self._note_gradient(query, images, labels, loss, passes)
         self._notify_watcher(images, passes.logits)
         return passes
 
@@ -429,6 +462,11 @@ class _Passes:
             torch.cat([part.gradients for part in slices], 1),
             lambda: torch.cat([part.values() for part in slices], 1),
         )
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Up to 8 of the rows, at equal distances."""
+    return rows[:: max(1, len(rows) // _RECENT)][:_RECENT]
 
 
 def _joined(tensors: list[Tensor], dim: int) -> Tensor:

@@ -17,7 +17,7 @@ _SAFETY = 4.0
 """A factor for what eight images do not show: two logits move in opposite directions, other images, other batches."""
 
 _MAX_BY_BATCH = 0.02
-"""The largest noise from the batch, as a share of the logits' spread. A larger change is not rounding; a check flags it."""
+"""The largest noise from the batch, as a share of the logits' spread. A larger change is not rounding and no noise; a check flags it."""
 
 _MAX_BY_PIXELS = 1e-4
 """The largest noise from the rounding of pixels, as a share of the spread. A quantizer's jump is larger."""
@@ -97,5 +97,6 @@ def measure_noise(functions: Sequence[Callable[[Tensor], Tensor]], images: Tenso
     by_batch = torch.cat([*in_other_batches, *(change(function(probes).float()) for function in others)]).max()
     by_pixels = _SAFETY * change(of_moved).median()
     spread = unmasked_spread(together).mean(0).median()
-    noise = torch.maximum(by_batch.minimum(_MAX_BY_BATCH * spread), by_pixels.minimum(_MAX_BY_PIXELS * spread))
+    by_batch = by_batch.where(by_batch <= _MAX_BY_BATCH * spread, 0)
+    noise = torch.maximum(by_batch, by_pixels.minimum(_MAX_BY_PIXELS * spread))
     return _SAFETY * float(noise)

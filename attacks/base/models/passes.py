@@ -93,6 +93,8 @@ def as_rows(logits: object, rows: int) -> object:
 def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Passes rows through a model once, as a copy that the model may write into.
 
+    The logits are a plain tensor: a subclass may change what functions of torch, such as ``torch.autograd.grad``, do with it.
+
     Args:
         model: May return ``(K,)`` for a single row.
         rows: ``(M, C, H, W)``.
@@ -109,7 +111,10 @@ def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         raise UserError(
             f"the model gives logits of {what} for {len(rows)} images: it must give one row of logits per image"
         )
-    return logits
+    if type(logits) is Tensor:
+        return logits
+    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - torch has no public name for it
+        return logits.as_subclass(Tensor)
 
 
 @torch.no_grad()

@@ -54,10 +54,10 @@ def remembers(
     """Whether a fresh copy of a model, which has answered no query, gives different logits for the same images.
 
     Args:
-        logits: See :func:`~.unstable.is_unstable`.
+        logits: See :func:`~.base.measurements.logits_in_parts`.
         fresh: The same for the fresh copy.
         images: ``(N, C, H, W)`` in [0, 1], the perturbed images.
         indices: ``(N,)``, their indices in the data slice.
-        noise: See :func:`~.unstable.is_unstable`.
+        noise: See :func:`~.base.measurements.logits_in_parts`.
     """
     return logits_differ(fresh(images, indices), logits(images, indices), noise)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
-from torch import Tensor
-
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ, logits_in_halves
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import SamePredictions
 
-__all__ = ["Unstable", "is_unstable"]
+__all__ = ["Unstable"]
 
 
 class Unstable(SamePredictions):
@@ -23,7 +19,8 @@ class Unstable(SamePredictions):
     )
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
-        "The logits of an image change when it passes a second time, in half a batch and in reverse order, at the same draws."
+        "The logits of an image change when it passes a second time, alone or in half a batch in reverse order, at the same draws. Or "
+        "its prediction differs from that in the batch that was scored, by more than rounding."
     )
     why: ClassVar[str] = (
         "The prediction depends on the other images or on the number of queries. The attack optimizes against one "
@@ -36,24 +33,4 @@ class Unstable(SamePredictions):
     position: ClassVar[int] = 50
 
     def raised_by_batch(self, batch: AttackedBatch) -> bool:
-        if batch.agrees_with_fresh_copy:
-            return False
-        images, indices = batch.checked_images
-        return is_unstable(batch.scorer.logits, images, indices, noise=batch.scorer.noise)
-
-
-def is_unstable(
-    logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor, *, noise: float | None = None
-) -> bool:
-    """Whether a model's logits of an image depend on the other images of the batch, or change in a second pass.
-
-    The images pass a second time in two halves, in the opposite order.
-
-    Args:
-        logits: Gives the logits ``(R, N, K)`` of images ``(N, C, H, W)`` with indices ``(N,)``, at the draws of these
-            indices.
-        images: ``(N, C, H, W)`` in [0, 1].
-        indices: ``(N,)``.
-        noise: The tolerance of a logit; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
-    """
-    return logits_differ(logits(images, indices), logits_in_halves(logits, images, indices), noise)
+        return not (batch.agrees_with_fresh_copy or batch.agrees(batch.scorer))

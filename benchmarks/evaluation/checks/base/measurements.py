@@ -23,10 +23,14 @@ __all__ = [
     "gap_gradients",
     "is_repeatable",
     "logits_differ",
-    "logits_in_halves",
+    "logits_in_parts",
     "model_logits",
     "require_repeatable",
 ]
+
+
+_ALONE = 4
+"""The images that pass alone in :func:`logits_in_parts`, if there are twice as many."""
 
 
 def is_repeatable(measured: MeasuredModel) -> bool:
@@ -78,8 +82,8 @@ def changed_rows(first: Tensor, second: Tensor, noise: float | None = None) -> T
     return ((first - second).abs() > 2 * rounding(first, noise).unsqueeze(-1)).any(-1)
 
 
-def logits_in_halves(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor) -> Tensor:
-    """The logits of images in other batches: every other image, then the rest, both in the opposite order.
+def logits_in_parts(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor) -> Tensor:
+    """The logits of images in other batches: a few alone; then every other image, and the rest, in the opposite order.
 
     Args:
         logits: Gives the logits ``(R, N, K)`` of images ``(N, C, H, W)`` with indices ``(N,)``, at the draws of these
@@ -90,13 +94,12 @@ def logits_in_halves(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor,
     Returns:
         ``(R, N, K)``, in the order of the images.
     """
-    first = logits(images[::2].flip(0), indices[::2].flip(0)).flip(1)
-    if len(images) == 1:
-        return first
-    second = logits(images[1::2].flip(0), indices[1::2].flip(0)).flip(1)
-    joined = first.new_empty(len(first), len(images), first.shape[2])
-    joined[:, ::2], joined[:, 1::2] = first, second
-    return joined
+    rows = list(range(len(images)))
+    alone = rows[1 :: max(2, len(rows) // _ALONE)][:_ALONE]
+    others = [row for row in rows if row not in alone]
+    order = [*([row] for row in alone), others[::2][::-1], others[1::2][::-1]]
+    passes = torch.cat([logits(images[part], indices[part]) for part in order if part], 1)
+    return passes[:, torch.tensor([row for part in order for row in part]).argsort()]
 
 
 def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:

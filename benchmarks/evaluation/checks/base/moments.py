@@ -8,11 +8,13 @@ from functools import cached_property
 
 from torch import Tensor
 
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import (
     is_repeatable,
     logits_differ,
-    logits_in_halves,
+    logits_in_parts,
 )
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
@@ -35,6 +37,7 @@ class AttackedBatch:
         setup: The attack, the options and the models.
         images: ``(N, C, H, W)``, the clean images.
         indices: ``(N,)``, their indices in the data slice.
+        source: The gradient source that the attack used.
         followed_images: ``(M, C, H, W)``, images at which the attack asked for a gradient; ``None`` if it asked for none.
         candidates: The perturbed images with their predictions.
         left_the_ball: Whether the attack returned images outside the threat model.
@@ -47,6 +50,7 @@ class AttackedBatch:
     setup: Setup
     images: Tensor
     indices: Tensor
+    source: GradientSource
     followed_images: Tensor | None
     candidates: Candidates
     left_the_ball: bool
@@ -62,18 +66,45 @@ class AttackedBatch:
         return follows and is_repeatable(self.setup.followed)
 
     @property
+    def _checked_rows(self) -> slice:
+        """The rows of the checked images, spread over the batch."""
+        step = max(1, len(self.indices) // _CHECKED)
+        return slice(0, step * _CHECKED, step)
+
+    @property
     def checked_images(self) -> tuple[Tensor, Tensor]:
         """Some of the perturbed images and their indices in the data slice, for checks of each image's predictions."""
-        return self.candidates.worst[:_CHECKED], self.indices[:_CHECKED]
+        return self.candidates.worst[self._checked_rows], self.indices[self._checked_rows]
+
+    @cached_property
+    def _checked_logits(self) -> Tensor:
+        """``(R, n, K)``: the logits of the checked images, in one batch."""
+        return self.scorer.logits(*self.checked_images)
 
     @cached_property
     def agrees_with_fresh_copy(self) -> bool:
         """Whether a fresh copy of the model gives the same predictions, also in other batches."""
-        if self.fresh is None:
-            return False
+        return self.fresh is not None and self.agrees(self.fresh)
+
+    def agrees(self, scorer: Scorer) -> bool:
+        """Whether the checked images get the same logits alone and in other batches, and the predictions that were scored.
+
+        The scored batch may have been much larger than these.
+
+        Args:
+            scorer: The deployed rule of the model or of a copy of it.
+        """
         images, indices = self.checked_images
-        halves = logits_in_halves(self.fresh.logits, images, indices)
-        return not logits_differ(self.scorer.logits(images, indices), halves, self.scorer.noise)
+        logits, noise = logits_in_parts(scorer.logits, images, indices), self.scorer.noise
+        if logits_differ(self._checked_logits, logits, noise):
+            return False
+        if self.setup.single_draw:
+            # Each candidate was scored on draws of its own.
+            return True
+        largest = logits.topk(2, dim=-1).values
+        clear = largest[..., 0] - largest[..., 1] > 2 * rounding(logits, noise)
+        changed = scorer.decisions_of(logits) != self.candidates.worst_predictions[:, self._checked_rows]
+        return not bool((changed & clear).any())
 
     @property
     def threat(self) -> Threat:

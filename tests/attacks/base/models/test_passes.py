@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -74,3 +76,22 @@ def test_a_single_row_may_come_without_its_batch() -> None:
     for model in (lambda rows: rows.flatten(), lambda rows: rows, lambda rows: None, lambda rows: rows[:1].flatten(1)):
         with pytest.raises(UserError, match=r"^the model gives logits of (shape|type) .* for 2 images"):
             single_pass(model, IMAGES[:2])  # type: ignore[arg-type]
+
+
+class Turning(Tensor):
+    """A tensor whose gradients have the opposite sign."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        return tuple(-gradient for gradient in result) if func is torch.autograd.grad else result
+
+
+def test_logits_of_another_class_become_a_plain_tensor() -> None:
+    """With the gradient of the numbers, which the class had turned around."""
+    leaf = torch.ones(1, 1, 2, 2, requires_grad=True)
+    turned = leaf.flatten(1).as_subclass(Turning)
+    assert bool((torch.autograd.grad(turned.sum(), leaf)[0] == -1).all())
+    logits = single_pass(lambda rows: rows.flatten(1).as_subclass(Turning), leaf)
+    assert type(logits) is Tensor
+    assert bool((torch.autograd.grad(logits.sum(), leaf)[0] == 1).all())

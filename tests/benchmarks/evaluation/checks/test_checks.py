@@ -21,7 +21,7 @@ from robustbench_cli.core.class_source import read_exported
 
 ORDER = (
     "no-eot zero-gradient wrong-gradient not-repeatable shared-draw unstable remembers other-draws not-a-number unchanged "
-    "every-draw single-draw few-classes left-the-ball cannot-reach silent-success no-gradients check-failed"
+    "every-draw single-draw few-classes left-the-ball cannot-reach silent-success no-gradients tiny-logits check-failed"
 )
 
 NEW_CHECK = """

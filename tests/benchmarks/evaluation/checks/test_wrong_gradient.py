@@ -207,3 +207,27 @@ def test_an_evaluation_raises_the_flag(model: nn.Module, flag: str | None) -> No
         labels = model(IMAGES).argmax(1)
     flags = evaluate(model, IMAGES, labels, attack=PGD(steps=2), eps=0.01).flags
     assert flags == ((flag,) if flag else ())
+
+
+class ReversedInLargeBatch(nn.Module):
+    """A network whose backward pass changes its sign in batches of at least some images."""
+
+    def __init__(self, fewest: int) -> None:
+        super().__init__()
+        self.network, self.fewest = network(), fewest
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = images.clone()
+        if seen.requires_grad and len(images) >= self.fewest:
+            seen.register_hook(torch.neg)
+        logits: Tensor = self.network(seen)
+        return logits
+
+
+def test_the_gradient_of_the_attacks_own_batch_is_checked() -> None:
+    """One of a few images alone is right; no other batch makes a difference to an honest network."""
+    images = IMAGES.repeat(3, 1, 1, 1)
+    for fewest, flags in ((20, ("wrong-gradient",)), (1000, ())):
+        model = ReversedInLargeBatch(fewest)
+        labels = network()(images).argmax(1)
+        assert evaluate(model, images, labels, attack=PGD(steps=5), eps=0.01, batch_size=24).flags == flags

@@ -24,6 +24,7 @@ N = 30
         ("switch-per-batch", "shared-draw"),
         ("calendar", "depends-on-clock"),
         ("batch-statistics", "unstable"),
+        ("lone-image", "unstable"),
         ("probabilities", "refused"),
     ],
 )

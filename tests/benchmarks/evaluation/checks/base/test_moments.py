@@ -18,6 +18,7 @@ def batch(**options: Any) -> AttackedBatch:
         setup=setup,
         images=torch.zeros(6, 1, 2, 2),
         indices=torch.arange(6),
+        source=nothing,
         followed_images=None,
         candidates=nothing,
         left_the_ball=False,
