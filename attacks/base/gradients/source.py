@@ -96,8 +96,8 @@ class GradientSource(ABC):
         backwards: The same for backward passes.
         recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
             of 2; ``None`` before the first.
-        sample: Some rows of the first gradient of one loss, or of a later one of as many images whose query number is a power of 2.
-            ``None`` before the first, and for a model with draws.
+        sample: Some rows of the first gradient of one loss, or of a later one of more images. ``None`` before the first, and for
+            a model with draws.
         queries: The number of queries so far, of which each has its own draws. Rows that take turns, because they are too many
             for one batch, set it back, so that they get the draws that they would have together.
         noise: Measures how much a logit changes with the batch, see
@@ -216,11 +216,11 @@ class GradientSource(ABC):
             self.recent_points = _spread(images).clone()
         return query
 
-    def _note_gradient(self, query: int, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
+    def _note_gradient(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
         """Keeps a sample of the passes of a query, see :attr:`sample`."""
         logits, gradients = passes.logits, passes.gradients
-        is_due = self.sample is None or (query & (query - 1) == 0 and len(images) >= self.sample.batch)
-        if is_due and len(gradients) == 1 and self.draws == 1 and not self._has_keys:
+        is_largest = self.sample is None or len(images) > self.sample.batch
+        if is_largest and len(gradients) == 1 and self.draws == 1 and not self._has_keys:
             points, classes, *passed = (_spread(rows).clone() for rows in (images, labels, logits[0], gradients[0]))
             self.sample = GradientSample(len(images), points, classes, loss, *passed)
 
@@ -329,7 +329,7 @@ class GradientSource(ABC):
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
-        self._note_gradient(query, images, labels, loss, passes)
+        self._note_gradient(images, labels, loss, passes)
         self._notify_watcher(images, passes.logits)
         return passes
 

@@ -31,7 +31,7 @@ def measured_noise(source: GradientSource) -> float | None:
 
 
 def noise_of(source: GradientSource, images: Tensor) -> float:
-    """Measures the noise of a source, without counting the passes.
+    """Measures the noise of a source, which afterwards knows nothing of these passes.
 
     A GPU may compute the logits that come with a gradient in another precision, so these are measured as well.
 
@@ -47,7 +47,7 @@ def noise_of(source: GradientSource, images: Tensor) -> float:
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         return source.gradient(images, labels, lambda logits, labels: -margin(logits, labels))[0]
 
-    passes = source.forwards, source.backwards
+    before = source.forwards, source.backwards, source.recent_points, source.sample
     try:
         with seeded(0):
             return measure_noise([source.logits, *([with_gradient] if images.is_cuda else [])], images)
@@ -56,7 +56,7 @@ def noise_of(source: GradientSource, images: Tensor) -> float:
         with seeded(0):
             return measure_noise([source.logits], images)
     finally:
-        source.forwards, source.backwards = passes
+        source.forwards, source.backwards, source.recent_points, source.sample = before
 
 
 @torch.no_grad()

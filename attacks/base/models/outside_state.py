@@ -6,6 +6,8 @@ import copy
 import itertools
 import random
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.user_code import code_of
 
-__all__ = ["own_outside_state"]
+__all__ = ["own_outside_state", "preserve_outside_state"]
 
 _DATA = (
     *(bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, deque, itertools.count),
@@ -46,6 +48,21 @@ def own_outside_state(model: nn.Module, memo: dict[int, Any] | None = None) -> n
         model.register_forward_pre_hook(state.enter, prepend=True)
         model.register_forward_hook(state.leave, always_call=True)
     return model
+
+
+@contextmanager
+def preserve_outside_state(model: nn.Module) -> Iterator[None]:
+    """Gives the state outside of a model its values back after some passes, such as those of a check when it is loaded.
+
+    Args:
+        model: The model.
+    """
+    state = _OutsideState(code_of(model), {})
+    state.enter()
+    try:
+        yield
+    finally:
+        state.leave()
 
 
 class _OutsideState:

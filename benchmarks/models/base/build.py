@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords, checked_logits, require_classes
 from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.models.outside_state import preserve_outside_state
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
@@ -319,7 +320,8 @@ def _finished(
         except Exception as error:
             raise UserError(f"{name} cannot run on images of shape {shape}: {one_line(error)}") from error
         model.train()
-    check_model(model, example_images(shape), classes=classes, name=name)
+    with preserve_outside_state(model):
+        check_model(model, example_images(shape), classes=classes, name=name)
     return model
 
 

@@ -94,12 +94,12 @@ def logits_in_parts(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, 
     Returns:
         ``(R, N, K)``, in the order of the images.
     """
-    rows = list(range(len(images)))
+    rows = torch.arange(len(images))
     alone = rows[1 :: max(2, len(rows) // _ALONE)][:_ALONE]
-    others = [row for row in rows if row not in alone]
-    order = [*([row] for row in alone), others[::2][::-1], others[1::2][::-1]]
-    passes = torch.cat([logits(images[part], indices[part]) for part in order if part], 1)
-    return passes[:, torch.tensor([row for part in order for row in part]).argsort()]
+    others = rows[~torch.isin(rows, alone)].flip(0)
+    parts = [part for part in (*alone.split(1), others[::2], others[1::2]) if len(part)]
+    passes = [logits(images[part.to(images.device)], indices[part.to(indices.device)]) for part in parts]
+    return torch.cat(passes, 1)[:, torch.cat(parts).argsort().to(images.device)]
 
 
 def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
