@@ -58,10 +58,13 @@ class WebDataset(Pictures):
     ) -> None:
         super().__init__(argument, data_dir=data_dir, preprocessing=preprocessing, on_bad_image=on_bad_image)
         patterns: dict[SplitName, str | None] = {"test": argument, "train": train}
+        shards = [
+            (split, path) for split, pattern in patterns.items() if pattern is not None for path in _shards(pattern)
+        ]
+        self.files = [path for _, path in shards]
         found = [
             (split, image, text)
-            for split, pattern in patterns.items()
-            for path in ([] if pattern is None else _shards(pattern))
+            for split, path in shards
             for image, text in _examples(path, stop=on_bad_image == "stop")
         ]
         if not any(split == "test" and text is not None for split, _, text in found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from pathlib import Path
 from typing import Unpack
 
@@ -20,7 +19,7 @@ __all__ = ["load_dataset"]
 
 @checked_keywords
 def load_dataset(name: str, *, data_dir: Path | str | None = None, **options: Unpack[DatasetOptions]) -> Dataset:
-    """Loads a data set. The same name gives the same object within a process, so its images are read once.
+    """Loads a data set. The same name gives the same object within a process, until a file that it has read changes.
 
     Args:
         name: ``digits``, ``fashion-mnist``, …; ``imagefolder:PATH`` and ``npz:PATH``; or a user's own as
@@ -43,10 +42,29 @@ def load_dataset(name: str, *, data_dir: Path | str | None = None, **options: Un
         raise UserError(f"the data set is a {type(arguments[0]).__name__}: {hint}")
     if not isinstance(arguments[1], Path | str | None):
         raise UserError(f"data_dir is a {type(arguments[1]).__name__}: give the path of a folder")
-    return _load(with_options(name, options), None if data_dir is None else Path(data_dir).expanduser())
+    key = with_options(name, options), None if data_dir is None else Path(data_dir).expanduser()
+    if key in _loaded:
+        dataset, states = _loaded[key]
+        if states == list(map(_state, dataset.files)):
+            return dataset
+    dataset = _load(*key)
+    _loaded[key] = dataset, list(map(_state, dataset.files))
+    return dataset
 
 
-@cache
+_loaded: dict[tuple[str, Path | None], tuple[Dataset, list[tuple[int, ...]]]] = {}
+"""The data sets of this process, with the states of their files."""
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file; empty if the file is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _load(name: str, data_dir: Path | None) -> Dataset:
     plain, options = split_name(name)
     thing, argument = registry.find(plain)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,6 +125,20 @@ def test_loaded_once(tmp_path: Path) -> None:
     assert load_dataset("digits") is load_dataset("digits", data_dir=None)
     assert load_dataset("mnist", data_dir=tmp_path) is not load_dataset("mnist", data_dir=tmp_path / "other")
     assert torch.equal(load_dataset("digits").split("train").labels, load_dataset("digits").split("train").labels)
+
+
+@pytest.mark.parametrize("options", ["", "?image_size=4"])
+def test_a_changed_file_is_read_again(tmp_path: Path, options: str) -> None:
+    """A notebook that saves its images again gets the new ones, with as many bytes in the file as before."""
+    path = tmp_path / "mine.npz"
+    for labels in ([0, 1], [1, 0]):
+        np.savez(path, images=np.zeros((2, 8, 8), dtype=np.uint8), labels=labels)
+        data = load_dataset(f"npz:{path}{options}")
+        assert data.split("test").labels.tolist() == labels
+    assert load_dataset(f"npz:{path}{options}") is data
+    path.unlink()
+    with pytest.raises(UserError, match=f"no file {path}"):
+        load_dataset(f"npz:{path}{options}")
 
 
 def test_from_python_a_folder_is_words_or_a_path(tmp_path: Path) -> None:
