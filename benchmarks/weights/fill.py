@@ -150,7 +150,9 @@ def _misfit(candidate: _Candidate, expected: Mapping[str, Tensor], problem: str)
     if options and only_these and len(first) <= 1 and len(classes) <= 1:
         kind = OtherClassesError if classes else UserError
         return kind(f"{problem}: give {' and '.join(options)}")
-    return UserError(f"{problem}: check the model, the classes and the images' shape")
+    return UserError(
+        f"{problem}: check the model, the classes and the images' shape, or name your own network, as in --model net.py:build"
+    )
 
 
 def _with_normalization(candidate: _Candidate, beside: Mapping[str, Tensor], path: Path) -> _Candidate:

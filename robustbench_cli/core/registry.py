@@ -237,10 +237,7 @@ class Registry:
         try:
             target = getattr(module, attribute)
         except AttributeError:
-            public = [
-                key for key, value in vars(module).items() if not (key.startswith("_") or isinstance(value, ModuleType))
-            ]
-            raise UserError(f"{location} has no '{attribute}': {did_you_mean(attribute, public)}") from None
+            raise UserError(f"{location} has no '{attribute}': {did_you_mean(attribute, _own_names(module))}") from None
         self._check(target, name)
         return module, target
 
@@ -265,6 +262,22 @@ class Registry:
             raise UserError(f"'{name}' is no {self.kind}: give a class that derives from {module}.{attribute}")
         if missing := sorted(getattr(target, "__abstractmethods__", ())):
             raise UserError(f"'{name}' is no complete {self.kind}: its class lacks {', '.join(missing)}")
+
+
+def _own_names(module: ModuleType) -> list[str]:
+    """The public names that a module defines; where it only imports, as a package may, those that it imports."""
+    public = {
+        name: value
+        for name, value in vars(module).items()
+        if not (name.startswith("_") or isinstance(value, ModuleType))
+    }
+    return [name for name, value in public.items() if _is_defined_in(module, value)] or list(public)
+
+
+def _is_defined_in(module: ModuleType, value: Any) -> bool:
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return bool(value.__module__ == module.__name__)
+    return type(value).__module__ not in {"typing", "__future__"}
 
 
 _FORMS = "give package.module:object or path/to/file.py:object"

@@ -147,9 +147,10 @@ def test_an_absent_object_is_answered_with_the_nearest(mine: Path) -> None:
     assert refused(f"{mine}:").startswith(f"{mine} has no ''")
 
 
-def test_an_imported_module_is_no_suggestion(tmp_path: Path) -> None:
-    """Modules that a file imports are not suggested."""
-    (tmp_path / "own.py").write_text("import json as near\nfar = 1\n")
+def test_an_import_is_no_suggestion(tmp_path: Path) -> None:
+    """What a file imports is not suggested: neither modules nor classes, functions or annotations."""
+    imports = "from __future__ import annotations\nimport json as near\nfrom typing import Any\nfrom json import dumps, JSONDecoder\n"
+    (tmp_path / "own.py").write_text(f"{imports}from math import exp\nfar = 1\n")
     assert refused(f"{tmp_path}/own.py:nearr") == f"{tmp_path}/own.py has no 'nearr': known: far"
 
 

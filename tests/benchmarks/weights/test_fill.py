@@ -70,7 +70,11 @@ def convolutional(channels: int, classes: int) -> nn.Sequential:
         (3, 10, "give --channels 3 for its images"),
         (1, 100, "give --classes 100"),
         (3, 100, "give --channels 3 for its images and --classes 100"),
-        (5, 10, "check the model, the classes and the images' shape"),
+        (
+            5,
+            10,
+            "check the model, the classes and the images' shape, or name your own network, as in --model net.py:build",
+        ),
     ],
 )
 def test_other_channels_or_classes(channels: int, classes: int, way_out: str) -> None:
