@@ -69,6 +69,7 @@ WITHOUT_SOURCE = {
     "cli/commands/test_own_weights.py": "models that bring weights, in the command attack: what is trained, and on which classes",
     "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",
     "cli/commands/test_transfer.py": "the attack transfer, which needs a second model, in the commands",
+    "cli/commands/test_unused_options.py": "options of trainings and of draws that change nothing, in the command attack",
     "defenses/test_every_defense.py": "the contract of all defenses",
     "defenses/test_hrs_expectation.py": "exact expectations of HRS for its attacks, beside test_hrs.py, which is long",
     "defenses/test_renamed_parameters.py": "former names of parameters, for all defenses",

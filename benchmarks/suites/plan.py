@@ -335,9 +335,19 @@ def _corruptions(group: AttackGroup, data: Dataset) -> list[MethodSpec | None]:
 
 
 def _is_wanted(suite: Suite, defended: DefendedModel, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:
-    """Whether any cell of a model is selected; every cell is looked at, since each condition must match one."""
-    selected = [suite.wants(defended, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
-    return any(selected)
+    """Whether any cell of a model is selected; every cell is looked at, since each condition must match one.
+
+    Raises:
+        UserError: An attack needs all draws of the model, and they cannot be counted: known before the model is trained.
+    """
+    selected = [
+        attack
+        for (attack, norm, eps), seed in itertools.product(threats, suite.seeds)
+        if suite.wants(defended, attack, norm, eps, seed)
+    ]
+    for attack in selected:
+        attack.draws(defended)
+    return bool(selected)
 
 
 def _supporting(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import signal
 import time
@@ -15,7 +14,14 @@ from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.descriptions import describe_cell, failure_line
 from robustbench_cli.cli.exit_codes import CellsFailed
 from robustbench_cli.cli.gate_args import Unfinished
-from robustbench_cli.cli.options import warn_of_fewer_images
+from robustbench_cli.cli.notices import (
+    note_cascades,
+    note_idle_processes,
+    note_other_norms,
+    warn_of_chance,
+    warn_of_small_datasets,
+    warn_of_unused_options,
+)
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
 from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content, show
 from robustbench_cli.core.errors import UserError
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
-    from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan, PlannedModel
+    from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan
     from robustbench_cli.benchmarks.suites.stored_cells import SuiteCells
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
@@ -36,11 +42,8 @@ __all__ = [
     "cache_for",
     "in_processes",
     "job_options",
-    "note_other_norms",
     "planned_cells",
     "run_suite",
-    "warn_of_small_datasets",
-    "warn_of_unused_recipe",
 ]
 
 
@@ -99,19 +102,19 @@ def run_suite(
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
         note_other_norms(planned)
-        warn_of_unused_recipe(config, planned.models)
+        warn_of_unused_options(config, planned.models)
         _train(common, planned, devices)
-        _note_cascades(planned)
+        note_cascades(planned)
         jobs = planned.jobs(job_options(common, save_images, split=split))
         selected = select(jobs)
         _request(jobs, common.store)
         missing = _missing(selected, common.store)
-        _note_idle_processes(missing, len(devices), split=split)
+        note_idle_processes(missing, len(devices), split=split)
         shown = JobProgress(progress, missing, searched=_searched(missing))
         (engine or local.run)(missing, finished=shown.finished, progress=shown.progress)
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
-    _warn_of_chance(planned, results)
+    warn_of_chance(planned, results)
     _report(common.store, results, failures, reporting, save_images)
 
 
@@ -301,36 +304,6 @@ def _searched(jobs: Sequence[Job]) -> set[str]:
     return {lease_name(job) for job in jobs if has_search(job)}
 
 
-def _note_idle_processes(jobs: Sequence[Job], processes: int, *, split: bool) -> None:
-    """Notes that a command has more processes than work that can be shared."""
-    from robustbench_cli.benchmarks.evaluation.partial_results import LEAST_SHARED, shared_batch
-
-    shares = sum(math.ceil(job.cell.n / shared_batch(job.cell.n, job.cell.n)) if split else 1 for job in jobs)
-    if 0 < shares < processes:
-        cells = f"{len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} to compute"
-        limit = (
-            f"and processes share a cell in batches of at least {LEAST_SHARED} images"
-            if split
-            else "each in one process"
-        )
-        console.note(f"{processes} processes but work for {shares}: {cells}, {limit}")
-
-
-def _note_cascades(planned: Plan) -> None:
-    """Notes the randomized defenses that a cascade attacks, which is made for deterministic ones."""
-    names = {
-        model.defended().defense
-        for suite, models in planned.suites
-        for model in models
-        if suite.cascade and suite.accounting == "expected" and model.defended().randomized
-    }
-    for name in sorted(names):
-        console.note(
-            f"{name} is randomized, and a cascade is for deterministic defenses, since an image leaves it only if every draw "
-            "fails: the suite 'randomized' attacks every image by its expectation over draws"
-        )
-
-
 def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[list[Result], list[Failure]]:
     """The results of jobs in their order, computed now or stored before; and the failures.
 
@@ -361,67 +334,6 @@ def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[l
         names = {"cell": job.cell, "eps": job.eps, "checkpoint": display_path(job.checkpoint)}
         results.append(result.model_copy(update=names))
     return results, failures
-
-
-def note_other_norms(planned: Plan) -> None:
-    """Notes the attacks that run in another norm than the user's, where the user's radii mean nothing.
-
-    Args:
-        planned: The plan; nothing is noted where the user gave neither a norm nor radii.
-    """
-    if not (planned.config.norm or planned.config.eps):
-        return
-    pairs = {(attack.spec.name, suite.norm): attack for suite, _ in planned.suites for attack in suite.attacks}
-    for (name, norm), attack in pairs.items():
-        if attack.minimal_norm and norm not in attack.norms:
-            console.note(f"{name} does not support {norm}: it runs in {attack.norms[0]}, at any distance")
-
-
-def warn_of_unused_recipe(config: SuiteConfig, models: Sequence[PlannedModel]) -> None:
-    """Warns a user who sets options of the training where nothing is trained.
-
-    Args:
-        config: The suite.
-        models: Its models.
-    """
-    if any(model.training is not None and model.training.learns_after(None) for model in models):
-        return
-    unused = models[0].base.path if models and models[0].base is not None else "the model"
-    for key in sorted({key for recipe in config.train for key in recipe}):
-        option = "--epochs" if key == "epochs" else f"--set train.{key}"
-        location = config.prefix("train")
-        name = f"{location}{key}" if location else option
-        console.warn(
-            f"{name} changes nothing: {unused} is used as it is, and nothing is trained (name a --defense that trains, or "
-            "leave it out)"
-        )
-
-
-def warn_of_small_datasets(config: SuiteConfig, used: dict[str, int]) -> None:
-    """Warns a user who asked for more images than a data set has.
-
-    Args:
-        config: The suite.
-        used: The number of images used, by data set.
-    """
-    wanted = max(config.n or (0,))
-    for dataset, n in used.items():
-        warn_of_fewer_images(wanted, n, dataset, location=config.prefix("n"))
-
-
-def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
-    """Warns of models that classify clean images no better than chance: their robustness means nothing."""
-    for model in {
-        planned_model.defended().identity: planned_model.defended() for planned_model in planned.models
-    }.values():
-        of_model = [result for result in results if result.cell.checkpoint == model.identity]
-        clean = of_model[0].summary["clean_accuracy"] if of_model else None
-        if clean is not None and clean <= 1.5 / model.classes:
-            console.warn(
-                f"{model.model} with {model.defense if model.defenses else 'no defense'} classifies clean images no better "
-                f"than chance ({model.classes} classes): check its data set, class order, image size and normalization, or "
-                "train it longer"
-            )
 
 
 def _report(

@@ -143,6 +143,9 @@ def attack(
     if attacks and suite_name:
         raise UserError("--attack and --suite both choose the attacks: give one of them")
     groups = _suite_groups(suite_name) if suite_name else [_group(attacks, norm, eps)]
+    if eot is not None and all(entry.eot is not None for group in groups for entry in group.attacks):
+        named = f"--suite {suite_name}" if suite_name else f"--attack {attacks[0]}"
+        raise UserError(f"--eot {eot} changes nothing: {named} sets the draws of every attack: leave it out")
     settable = {entry.name: attack_class(entry) for group in groups for entry in group.attacks}
     parameters = distribute(settings, {**settable, **args.settable()})
     config = SuiteConfig.from_options(

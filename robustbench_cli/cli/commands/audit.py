@@ -205,8 +205,9 @@ def _of_models(
     from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
+    from robustbench_cli.cli.notices import warn_of_unused_options
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
+    from robustbench_cli.cli.session import cache_for
 
     if norm not in AUDITED:
         raise UserError(f"--norm {norm}: a model can be audited in {', '.join(AUDITED)}")
@@ -219,7 +220,7 @@ def _of_models(
     with console.progress() as shown:
         config = SuiteConfig.from_options(**args.suite_options(distribute(settings, args.settable())))
         planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
-        warn_of_unused_recipe(config, planned)
+        warn_of_unused_options(config, planned)
         train_models(planned)
         models = [model.defended() for model in planned]
         for model in models:

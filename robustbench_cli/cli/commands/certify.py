@@ -180,7 +180,8 @@ def _certify_all(
     """
     from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
     from robustbench_cli.benchmarks.training.train import untrained
-    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
+    from robustbench_cli.cli.notices import warn_of_unused_options
+    from robustbench_cli.cli.session import cache_for
 
     with console.progress() as shown:
         planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
@@ -188,7 +189,7 @@ def _certify_all(
             None if model.training is None else choice(untrained(model.training, data_dir=common.data_dir)[0])
             for model in planned
         ]
-        warn_of_unused_recipe(config, planned)
+        warn_of_unused_options(config, planned)
         train_models(planned)
         models = []
         for model, procedure in zip(planned, procedures, strict=True):

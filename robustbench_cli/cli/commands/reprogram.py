@@ -132,15 +132,17 @@ def _distinct_models(
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.plan import plan, plan_models, train_models
-    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
+    from robustbench_cli.cli.notices import warn_of_unused_options
+    from robustbench_cli.cli.session import cache_for
 
     caches = cache_for(common, progress)
     if suite_name is None:
         config = SuiteConfig.from_options(**args.suite_options(parameters))
         models = plan_models(config, cache_for=caches, seed=common.seed)
-        warn_of_unused_recipe(config, models)
     else:
-        models = plan(read_suite(suite_name), cache_for=caches, seed=common.seed).models
+        config = read_suite(suite_name)
+        models = plan(config, cache_for=caches, seed=common.seed).models
+    warn_of_unused_options(config, models)
     train_models(models)
     # A model without random draws is the same model under every decision rule.
     return list({model.defended().identity: model for model in models}.values())

@@ -113,7 +113,7 @@ def sweep(
     select = partial(_selected, shard, existing, common.store, split=processes.split)
     gates = _gates(gates, config, shard)
     if dry_run or status:
-        _require_no_table("--dry-run" if dry_run else "--status")
+        _require_no_run("--dry-run" if dry_run else "--status")
         _report_status(common, config, shard, dry_run=dry_run)
     else:
         run_suite(
@@ -142,14 +142,14 @@ def _gates(gates: GateArgs, config: SuiteConfig, shard: tuple[int, int] | None) 
     return replace(with_suite, requirements=gates.requirements)
 
 
-def _require_no_table(option: str) -> None:
-    """Refuses gates, formats and files of the command line beside an option that prints no table of results.
+def _require_no_run(option: str) -> None:
+    """Refuses options of the command line about a run or its table beside an option that prints the state of the cells.
 
     Raises:
         UserError: There is one.
     """
-    named = {"output_format": "format", "outputs": "output"}
-    for name in (*gate_options.names, *named):
+    named = {"output_format": "format", "outputs": "output", "engine_name": "engine"}
+    for name in (*gate_options.names, *named, *process_options(split=False).names, "existing", "timeout"):
         if is_on_command_line(name):
             given = named.get(name, name.replace("_", "-"))
             raise UserError(f"{option} computes nothing, so that --{given} changes nothing: leave one of them out")
@@ -158,11 +158,13 @@ def _require_no_table(option: str) -> None:
 def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] | None, *, dry_run: bool) -> None:
     """Prints how far the cells of a suite are; with ``dry_run`` also each cell and its cost."""
     from robustbench_cli.benchmarks.suites.plan import plan
-    from robustbench_cli.cli.session import cache_for, note_other_norms, warn_of_small_datasets
+    from robustbench_cli.cli.notices import note_other_norms, warn_of_small_datasets, warn_of_unused_options
+    from robustbench_cli.cli.session import cache_for
 
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         note_other_norms(planned)
+        warn_of_unused_options(config, planned.models)
         stored = _stored(common.store)
         cells = _states(common, planned, shard, stored, costs=dry_run)
     warn_of_small_datasets(config, {state.job.cell.dataset: state.job.cell.n for state in cells})

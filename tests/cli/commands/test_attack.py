@@ -576,17 +576,6 @@ def test_a_model_that_changes_global_state_is_attacked(advdef_process: Callable[
     assert (ended.code, " ddn " in ended.out, "error" in ended.err) == (0, True, False), ended
 
 
-@pytest.mark.parametrize("more", [("--epochs", "3"), ("--set", "train.lr=0.1"), ("--epochs", "3", "--defense", "jpeg")])
-def test_training_options_without_a_training_give_a_warning(
-    checkpoint: Path, advdef: Callable[..., Any], more: tuple[str, ...]
-) -> None:
-    """Where a checkpoint is used as it is, options of the training are not ignored silently."""
-    ended = advdef("attack", "--checkpoint", str(checkpoint), "--n", "4", "--attack", "fgsm", "-q", *more)
-    assert ended.code == 0
-    option = "--epochs" if "--epochs" in more else "--set train.lr"
-    assert ended.err.count(f"advdef: warning: {option} changes nothing: {checkpoint} is used as it is") == 1
-
-
 @pytest.mark.parametrize(("n", "warned"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
 def test_more_images_than_the_data_set_has(
     checkpoint: Path, advdef: Callable[..., Any], n: tuple[str, ...], warned: bool

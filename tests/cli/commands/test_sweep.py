@@ -41,14 +41,20 @@ def cells(path: Path) -> list[tuple[str, str, str]]:
     return [(row["defense"], row["attack"], row["eps"]) for row in rows if row["attack"] != "worst-case"]
 
 
-@pytest.mark.parametrize("word", ["--output=x.csv", "--format=csv", "--informational", "--fail-on-flag=any"])
+OF_RUNS = ["--existing=rerun", "--timeout=5", "--jobs=2", "--split", "--engine=local"]
+OF_TABLES = ["--output=x.csv", "--format=csv", "--informational", "--fail-on-flag=any"]
+
+
+@pytest.mark.parametrize("word", [*OF_RUNS, *OF_TABLES])
 @pytest.mark.parametrize("option", ["--dry-run", "--status"])
-def test_options_of_the_table_need_one(advdef: Advdef, suite: Path, option: str, word: str) -> None:
+def test_options_of_a_run_and_its_table_need_one(advdef: Advdef, suite: Path, option: str, word: str) -> None:
     """They would be ignored; those of a project's pyproject.toml are for its other runs."""
     ended = advdef("sweep", "suite.yaml", option, word)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"advdef: error: {option} computes nothing, so that {word.partition('=')[0]} changes")
-    Path("pyproject.toml").write_text("[tool.advdef]\nformat = 'csv'\noutput = 'x.csv'\nfail-on-flag = 'any'\n")
+    Path("pyproject.toml").write_text(
+        "[tool.advdef]\nformat = 'csv'\noutput = 'x.csv'\nfail-on-flag = 'any'\njobs = 2\n"
+    )
     assert advdef("sweep", "suite.yaml", option).code == 0
 
 
