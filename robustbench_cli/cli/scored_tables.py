@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     Read = Callable[[Sequence[Result]], Together | None]
 
-__all__ = ["show_comparisons", "show_protocols"]
+__all__ = ["show_scored"]
 
 
-def show_comparisons(
-    compared: ComparedRows,
+def show_scored(
+    compared: ComparedRows | None,
     table: pd.DataFrame,
     results: Sequence[Result],
     read: Read,
@@ -29,10 +29,11 @@ def show_comparisons(
     output_format: str,
     outputs: Sequence[Path],
 ) -> None:
-    """Prints the comparisons of rows in a format, and writes them to files.
+    """Prints a table from the draws of rows in a format, and writes it to files.
 
     Args:
-        compared: What ``--compare`` asks for.
+        compared: What ``--compare`` asks for: comparisons of rows. Without it, the accuracies of each row under the protocols for
+            randomized models.
         table: The rows that the user selects.
         results: The stored results.
         read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
@@ -40,37 +41,17 @@ def show_comparisons(
         outputs: The files.
 
     Raises:
-        UserError: It fits no rows that can be compared, or the format is for other tables.
+        UserError: It fits no rows that can be compared, no row has several draws, or the format is for other tables.
     """
     from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, readable_comparisons
-    from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
-
-    pairs = comparisons_table(compared, scored_rows(table, results, read))
-    tables.show_other("--compare", pairs, readable_comparisons(pairs), output_format=output_format, outputs=outputs)
-
-
-def show_protocols(
-    table: pd.DataFrame,
-    results: Sequence[Result],
-    read: Read,
-    *,
-    output_format: str,
-    outputs: Sequence[Path],
-) -> None:
-    """Prints the accuracies of each row under the protocols for randomized models, and writes them to files.
-
-    Args:
-        table: The rows that the user selects.
-        results: The stored results.
-        read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
-        output_format: ``table``, or the format of a file.
-        outputs: The files.
-
-    Raises:
-        UserError: No row has several draws, or the format is for other tables.
-    """
     from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
     from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
-    counted = protocols_table(scored_rows(table, results, read))
-    tables.show_other("--protocols", counted, readable_protocols(counted), output_format=output_format, outputs=outputs)
+    scored = scored_rows(table, results, read)
+    if compared is None:
+        option, shown = "--protocols", protocols_table(scored)
+        drawn = readable_protocols(shown)
+    else:
+        option, shown = "--compare", comparisons_table(compared, scored)
+        drawn = readable_comparisons(shown)
+    tables.show_other(option, shown, drawn, output_format=output_format, outputs=outputs)

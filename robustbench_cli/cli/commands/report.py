@@ -30,7 +30,7 @@ from robustbench_cli.cli.param_types import NameOf
 from robustbench_cli.cli.plot_args import PlotArgs, plot_options
 from robustbench_cli.cli.reporting import Reporting, audited_verdicts, page_content
 from robustbench_cli.cli.reporting import show as show_results
-from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
+from robustbench_cli.cli.scored_tables import show_scored
 from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
 
@@ -525,8 +525,8 @@ def _shown(
             leaderboard, content.table, content.results, reporting.output_format, reporting.outputs
         )
     if comparison is not None or by_protocol:
-        show = show_protocols if comparison is None else partial(show_comparisons, comparison)
-        return lambda content, _, reporting: show(
+        return lambda content, _, reporting: show_scored(
+            comparison,
             content.table,
             content.results,
             content.read,
