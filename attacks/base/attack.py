@@ -25,6 +25,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_model,
     checked_norm,
     checked_radii,
+    checked_seed,
     device_of,
     match_model,
     require_classes,
@@ -140,7 +141,7 @@ class Attack(Settings, ABC):
         checked_model(model)
         clean, classes = checked_batch(images, labels)
         eot = checked_eot(options.get("eot", "auto"))
-        seed = checked_count(options.get("seed", 0), "seed", "give a whole number, at least 0", least=0)
+        seed = checked_seed(options.get("seed", 0))
         batch_size = options.get("batch_size")
         size = BatchSize(None if batch_size is None else checked_count(batch_size, "batch_size"))
         threat = self.threat(clean, norm=norm, eps=eps, targeted=targeted)

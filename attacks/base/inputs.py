@@ -25,6 +25,7 @@ __all__ = [
     "Labels",
     "Radius",
     "checked_batch",
+    "checked_call",
     "checked_count",
     "checked_device",
     "checked_eot",
@@ -35,6 +36,7 @@ __all__ = [
     "checked_model",
     "checked_norm",
     "checked_radii",
+    "checked_seed",
     "device_of",
     "match_model",
     "parse_radius",
@@ -342,6 +344,18 @@ def checked_count(number: object, what: str, advice: str = "give a whole number,
     return int(number)
 
 
+def checked_seed(seed: object) -> int:
+    """Checks a seed, of any integer type.
+
+    Args:
+        seed: The caller's argument.
+
+    Raises:
+        UserError: It is not an integer, or below 0.
+    """
+    return checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+
+
 def checked_device(device: torch.device | str | int) -> torch.device:
     """Checks that a device is available.
 
@@ -378,6 +392,29 @@ def match_model(images: Tensor, model: nn.Module) -> Tensor:
     tensors = itertools.chain(model.parameters(), model.buffers())
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return images.to(device_of(model), torch.float64 if dtypes == {torch.float64} else torch.float32)
+
+
+def checked_call(
+    model: object, images: object, labels: object, device: torch.device | str | None
+) -> tuple[Tensor, Tensor, torch.device]:
+    """Checks a model, a batch and a device that a Python caller gave.
+
+    Args:
+        model: See :func:`checked_model`.
+        images: See :data:`Images`.
+        labels: See :data:`Labels`.
+        device: Where to compute; ``None`` for the model's own device.
+
+    Returns:
+        ``(N, C, H, W)`` in the model's type, ``(N,)``, and the device.
+
+    Raises:
+        UserError: An argument is not allowed.
+    """
+    network = checked_model(model)
+    tensor, classes = checked_batch(images, labels)
+    tensor = tensor.to(match_model(tensor[:1], network).dtype)
+    return tensor, classes, checked_device(device) if device is not None else device_of(network)
 
 
 def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = None, name: str = "the model") -> Tensor:

@@ -16,14 +16,10 @@ from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
     Radius,
-    checked_batch,
-    checked_count,
-    checked_device,
+    checked_call,
     checked_keywords,
-    checked_model,
     checked_norm,
-    device_of,
-    match_model,
+    checked_seed,
     parse_radius,
 )
 from robustbench_cli.attacks.base.losses import cross_entropy
@@ -296,17 +292,15 @@ def audit(
     Raises:
         UserError: An argument is not allowed, or the model does not give logits.
     """
-    checked_model(model)
-    images, labels = checked_batch(images, labels)
+    tensor, whole, target = checked_call(model, images, labels, device)
     options = AuditOptions(
         norm=checked_norm(norm, NORMS, name="audit"),
         eps=parse_radius(eps),
         budget=_checked_budget(budget),
-        seed=checked_count(seed, "seed", "give a whole number, at least 0", least=0),
-        device=checked_device(device) if device is not None else device_of(model),
+        seed=checked_seed(seed),
+        device=target,
     )
-    images = images.to(match_model(images[:1], model).dtype)
-    with probe_of(model, images, labels, options) as probe:
+    with probe_of(model, tensor, whole, options) as probe:
         plan = ModelAuditPlan.of(probe)
         found = {check.name: run_check(check, probe) for check in plan.checks}
     return Audited(

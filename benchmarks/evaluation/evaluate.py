@@ -18,14 +18,13 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
-    checked_batch,
+    checked_call,
     checked_count,
     checked_device,
     checked_eot,
-    checked_model,
     checked_norm,
+    checked_seed,
     device_of,
-    match_model,
     parse_radius,
 )
 from robustbench_cli.attacks.base.models.freezing import copy_of, frozen_on
@@ -233,11 +232,8 @@ def _checked_inputs(
     Raises:
         UserError: An input is not allowed.
     """
-    checked_model(model)
-    images, labels = checked_batch(images, labels)
-    images = images.to(match_model(images[:1], model).dtype)
-    device = checked_device(context.device) if context.device is not None else device_of(model)
-    return images, labels, replace(context, device=device)
+    tensor, whole, device = checked_call(model, images, labels, context.device)
+    return tensor, whole, replace(context, device=device)
 
 
 def _unbroken(count: int, context: RunContext) -> Tensor:
@@ -311,7 +307,7 @@ def _checked_options(norms: tuple[Norm, ...], name: str, values: Mapping[str, An
     if "eot" in values:
         values["eot"] = checked_eot(values["eot"])
     if "seed" in values:
-        values["seed"] = checked_count(values["seed"], "seed", "give a whole number, at least 0", least=0)
+        values["seed"] = checked_seed(values["seed"])
     if values.get("repeats") is not None:
         values["repeats"] = checked_count(values["repeats"], "repeats")
     try:

@@ -15,14 +15,11 @@ from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
     Radius,
-    checked_batch,
-    checked_count,
-    checked_device,
+    checked_call,
     checked_keywords,
-    checked_model,
     checked_norm,
+    checked_seed,
     device_of,
-    match_model,
     parse_radius,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
@@ -134,19 +131,15 @@ def certify(
     Raises:
         UserError: An argument is not allowed, or the model cannot be certified.
     """
-    network = checked_model(model)
-    tensor, whole = checked_batch(images, labels)
-    tensor = tensor.to(match_model(tensor[:1], model).dtype)
+    tensor, whole, device = checked_call(model, images, labels, options.get("device"))
     radii = [parse_radius(radius) for radius in (eps if isinstance(eps, list | tuple) else [eps])]
-    given = options.get("device")
-    device = checked_device(given) if given is not None else device_of(model)
-    seed = checked_count(options.get("seed", 0), "seed", "give a whole number, at least 0", least=0)
+    seed = checked_seed(options.get("seed", 0))
     records: dict[int, Any] = {}
-    with current(device), frozen(network), preserve_generators():
-        check_model(network, tensor[:4].to(device_of(network)), whole)
-        procedure = _procedure(network, tensor[:2].to(device_of(network)), radii, dict(options))
+    with current(device), frozen(model), preserve_generators():
+        check_model(model, tensor[:4].to(device_of(model)), whole)
+        procedure = _procedure(model, tensor[:2].to(device_of(model)), radii, dict(options))
         for record in procedure.examine(
-            network,
+            model,
             tensor,
             indices=range(len(tensor)),
             seed=seed,

@@ -11,15 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.inputs import (
-    Images,
-    Labels,
-    checked_batch,
-    checked_device,
-    checked_model,
-    device_of,
-    match_model,
-)
+from robustbench_cli.attacks.base.inputs import Images, Labels, checked_call
 from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import preserve_generators
@@ -74,15 +66,12 @@ def evaluate_attacks(
     Raises:
         UserError: See :func:`~.evaluation.evaluate.evaluate`; or a name is unknown.
     """
-    checked_model(model)
     planned = PlannedAttacks(attack)
     text = keywords.get("eps")
     options, context = settings_of(
         NORMS, "evaluate", keywords.pop("options", None), keywords.pop("context", None), keywords
     )
-    tensor, whole = checked_batch(images, labels)
-    tensor = tensor.to(match_model(tensor[:1], model).dtype)
-    device = checked_device(context.device) if context.device is not None else device_of(model)
+    tensor, whole, device = checked_call(model, images, labels, context.device)
     context = replace(context, device=device)
     has_norm = options.norm is not None
     options = options.model_copy(update={"norm": planned.norm(options.norm)})

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
-    checked_count,
     checked_device,
     checked_images,
     checked_labels,
     checked_logits,
     checked_model,
+    checked_seed,
     require_classes,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
@@ -138,7 +138,7 @@ def defend(
     data = _as_examples(examples)
     defense = _resolved(defense, data)
     target = checked_device(device)
-    seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+    seed = checked_seed(seed)
     trainer = Trainer(data, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=target)
     example = data.batch(torch.zeros(1, dtype=torch.int64))
     copied = copy.deepcopy(model).to(target)
