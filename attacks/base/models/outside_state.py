@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
+import math
 import random
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,20 +23,22 @@ from robustbench_cli.attacks.base.models.user_code import code_of
 
 __all__ = ["own_outside_state", "preserve_outside_state"]
 
+_CONTAINERS = (tuple, list, dict, set, frozenset, deque)
 _DATA = (
-    *(bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, deque, itertools.count),
+    *(bool, int, float, complex, str, bytes, bytearray, *_CONTAINERS, itertools.count),
     *(type(None), Tensor, np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random),
 )
 
 _LARGEST = 2**26
-"""The most bytes of an array that is copied. A larger one is shared: it is more likely a data set than a memory."""
+"""The most bytes that are copied. What is larger is shared: it is more likely a data set than a memory."""
 
 
 def own_outside_state(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Lets the passes of a model read and change a copy of the state outside of it.
 
-    A copy of this model has a copy of this state. The state holds data only: no functions, classes, networks, or arrays of more
-    than 64 MiB. It does not hold attributes of functions, closures, and modules that no class of the model comes from.
+    A copy of this model has a copy of this state. The state holds data only: plain values, arrays, generators, containers and
+    objects of the same code, 64 MiB in total. What else is in them is shared: networks, figures, objects of other libraries.
+    The state does not hold attributes of functions, closures, and modules that no class of the model comes from.
 
     Args:
         model: A model that nobody else uses. A model that has its own state already is left as it is.
@@ -77,12 +82,12 @@ class _OutsideState:
         self._namespaces = namespaces
         self._modules = frozenset(module.__name__ for module in namespaces if isinstance(module, ModuleType))
         self._outer: list[list[dict[str, Any]]] = []
-        self._own = [_copied(self._data(namespace), memo) for namespace in namespaces]
+        self._own = self._copied([self._data(namespace) for namespace in namespaces], memo)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _OutsideState:
         """Copies the values, not the modules and classes."""
         copied = copy.copy(self)
-        vars(copied).update(_outer=[], _own=[_copied(values, memo) for values in self._own])
+        vars(copied).update(_outer=[], _own=self._copied(self._own, memo))
         return copied
 
     def enter(self, *_: Any) -> None:
@@ -113,10 +118,33 @@ class _OutsideState:
         return {
             name: value
             for name, value in vars(namespace).items()
-            if _is_data(type(value), self._modules)  # type: ignore[arg-type] # a class is hashable
-            and not (name.startswith("__") and name.endswith("__"))
-            and getattr(value, "nbytes", 0) <= _LARGEST
+            if self._is_data(value) and not (name.startswith("__") and name.endswith("__"))
         }
+
+    def _is_data(self, value: object) -> bool:
+        return _is_data(type(value), self._modules)  # type: ignore[arg-type] # a class is hashable
+
+    def _copied(self, own: list[dict[str, Any]], memo: dict[int, Any]) -> list[dict[str, Any]]:
+        """Copies of values that share what is too large or no data, and the values themselves where they cannot be copied."""
+        self._share(own, memo)
+        return [{name: _copied(value, memo) for name, value in values.items()} for values in own]
+
+    def _share(self, own: list[dict[str, Any]], memo: dict[int, Any]) -> None:
+        """Notes what a deep copy shall share."""
+        seen, room = set[int](), _LARGEST
+        todo = deque(value for values in own for value in values.values())
+        while todo:
+            value = todo.popleft()
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            size = _size(value)
+            if size > room or not self._is_data(value):
+                memo.setdefault(id(value), value)
+                continue
+            room -= size
+            if isinstance(value, _CONTAINERS) or not isinstance(value, _DATA):
+                todo += gc.get_referents(value)
 
 
 @cache
@@ -125,12 +153,19 @@ def _is_data(cls: type, modules: frozenset[str]) -> bool:
     return not issubclass(cls, (nn.Module, type)) and (issubclass(cls, _DATA) or cls.__module__ in modules)
 
 
-def _copied(values: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
-    """Copies of values, and the values themselves where they cannot be copied."""
-    copies = {}
-    for name, value in values.items():
-        try:
-            copies[name] = copy.deepcopy(value, memo)
-        except Exception:  # noqa: BLE001 - a user's object may raise anything
-            copies[name] = value
-    return copies
+def _size(value: Any) -> float:
+    """The bytes that a copy takes, without what a container or an object holds."""
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        # A view is copied with all of its storage.
+        return value.untyped_storage().nbytes()
+    if isinstance(value, np.ndarray):
+        # An array of objects may hold anything, such as the axes of a figure.
+        return math.inf if value.dtype.hasobject else value.nbytes
+    return sys.getsizeof(value)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # noqa: BLE001 - a user's object may raise anything
+        return value

@@ -4,8 +4,10 @@ import copy
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,3 +88,35 @@ def test_only_data_counts(counting: Any) -> None:
     """A network that is shared by name is not copied, since the model may hold it too."""
     names = {name for values in _OutsideState(code_of(counting.Counting()), {})._own for name in values}
     assert names == {"COUNT", "SEEN", "NOTES", "passes", "fails"}
+
+
+def copied_beside(counting: Any, value: object) -> Any:
+    """The copy of a global of a user's file."""
+    counting.VALUE = value
+    return _OutsideState(code_of(counting.Counting()), {})._own[0]["VALUE"]
+
+
+def test_what_is_no_data_is_shared_with_the_copies_of_what_holds_it(counting: Any) -> None:
+    """A copied figure of matplotlib would become the current one."""
+    figure, notes = SimpleNamespace(), counting.Notes()
+    notes.figure = figure
+    copied = copied_beside(counting, [figure, {"notes": notes}, np.array([figure])])
+    assert copied[1]["notes"] is not notes
+    assert copied[0] is copied[1]["notes"].figure is copied[2][0] is figure
+
+
+def test_64_mib_are_copied_in_total(counting: Any) -> None:
+    """Of ten arrays of 10 MiB, six; of a larger array or a view of it, nothing."""
+    arrays = [torch.empty(10 * 2**20, dtype=torch.uint8) for _ in range(10)]
+    copies = copied_beside(counting, {"arrays": arrays})["arrays"]
+    assert sum(array is not other for array, other in zip(arrays, copies, strict=True)) == 6
+    large = torch.empty(65 * 2**20, dtype=torch.uint8)
+    assert copied_beside(counting, large) is large
+    assert copied_beside(counting, view := large[:1]) is view
+
+
+def test_sparse_tensors_have_no_size(counting: Any) -> None:
+    sparse = torch.eye(3).to_sparse()
+    copied = copied_beside(counting, sparse)
+    assert copied is not sparse
+    assert torch.equal(copied.to_dense(), torch.eye(3))
