@@ -14,7 +14,10 @@ from torch import nn
 
 __all__ = ["code_of", "replaced_names"]
 
-_LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+_STANDARD_LIBRARY = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""The folders of installed libraries, wherever they are: an environment may also use those of the user or of the system."""
 
 
 def code_of(model: nn.Module) -> list[ModuleType | type]:
@@ -36,7 +39,8 @@ def _is_own(name: str) -> bool:
     file = getattr(module, "__file__", None)
     if file is None:
         return module is not None and name == "__main__"
-    return not any(Path(file).resolve().is_relative_to(library) for library in _LIBRARIES)
+    path = Path(file).resolve()
+    return _INSTALLED.isdisjoint(path.parts) and not any(map(path.is_relative_to, _STANDARD_LIBRARY))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from types import SimpleNamespace
@@ -24,6 +25,23 @@ def test_only_a_user_s_files_count() -> None:
     model = nn.Sequential(Layer(), nn.Linear(2, 2), Layer())
     assert code_of(model) == [sys.modules[__name__], Layer]
     assert code_of(nn.Sequential(nn.Linear(2, 2))) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "is_own"),
+    [
+        ("/home/me/project/net.py", True),
+        ("/home/me/.local/lib/python3.11/site-packages/net.py", False),
+        ("/usr/lib/python3/dist-packages/lib/net.py", False),
+        (inspect.__file__, False),
+    ],
+)
+def test_libraries_of_the_user_and_of_the_system_do_not_count(
+    file: str, is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment may use them beside its own."""
+    monkeypatch.setattr(sys.modules[__name__], "__file__", file)
+    assert bool(code_of(Layer())) == is_own
 
 
 def test_names_are_replaced_for_a_while() -> None:
