@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows
 from robustbench_cli.benchmarks.reports import pipeline_formats
@@ -77,8 +76,9 @@ def _cases(groups: Sequence[AuditedRows]) -> list[Case]:
     """A test case for each check of each group: it passes, fails with a finding, or is skipped."""
 
     def case(group: AuditedRows, check: str, outcome: Outcome, message: str = "", *, broken: bool = False) -> Case:
-        severity: Literal["error", "warning"] = "error" if broken else "warning"
-        return Case(group.title, check, check, outcome, message, severity=severity, identity=check)
+        return Case(
+            group.title, check, check, outcome, message, severity="error" if broken else "warning", identity=check
+        )
 
     cases = []
     for group in groups:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from robustbench_cli.attacks.base.norm import NORMS
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Budget, Severity
 from robustbench_cli.cli import console
 from robustbench_cli.cli.gate_args import informational_option, obey
 from robustbench_cli.cli.model_args import ModelArgs, model_options
@@ -84,7 +84,7 @@ _OF_RUNS = ("seed", "device", "batch_size")
 @option("--strict", is_flag=True, group="Gates", help="Exit with 1 unless all verdicts are 'consistent'.")
 @option(
     "--fail-on-verdict",
-    type=OneOf(("suspicious", "broken")),
+    type=OneOf(SEVERITIES),
     group="Gates",
     help="Exit with 1 if a verdict is broken, or at least suspicious (which is --strict).",
 )
@@ -101,7 +101,7 @@ def audit(
     eps: Eps | None,
     n: int | None,
     strict: bool,
-    fail_on_verdict: Literal["suspicious", "broken"] | None,
+    fail_on_verdict: Severity | None,
     informational: bool,
     output_format: str,
 ) -> None:
@@ -169,7 +169,7 @@ def _judge(
     groups: Sequence[AuditedRows],
     missing: Sequence[str],
     *,
-    worst: Literal["suspicious", "broken"] | None,
+    worst: Severity | None,
     informational: bool,
 ) -> None:
     """Ends the command with its exit code.
@@ -178,7 +178,7 @@ def _judge(
         CellsFailed: A row is missing.
         GateFailed: A verdict is ``worst`` or worse, and the gate is not informational.
     """
-    refused = {None: (), "broken": ("broken",), "suspicious": ("suspicious", "broken")}[worst]
+    refused = () if worst is None else VERDICTS[VERDICTS.index(worst) :]
     failed = [group for group in groups if group.verdict in refused]
     lines = []
     if failed:
