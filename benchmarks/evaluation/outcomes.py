@@ -35,9 +35,6 @@ _DIMENSIONS = {
 _INTEGERS = frozenset({"labels", "targets", "clean", "perturbed"})
 _MOST_CLASSES = 2**20
 
-_CACHED = ("clean_right", "_worst", "worst_right", "right_shares")
-"""The cached properties whose first dimension is the attacks in stacked outcomes. The outcomes of one attack take them over."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
@@ -195,7 +192,8 @@ class Outcomes:
             number: Its index among them.
         """
         outcomes = replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
-        vars(outcomes).update({name: vars(self)[name][number] for name in _CACHED if name in vars(self)})
+        # What is computed of all attacks together is not computed again.
+        vars(outcomes).update({name: vars(self)[name][number] for name in _CACHED & vars(self).keys()})
         return outcomes
 
     def strongest_attack(self, *, nearest: bool = False) -> Integers:
@@ -284,6 +282,9 @@ class Outcomes:
 
 _OF_IMAGES = [field.name for field in fields(Outcomes) if field.name != "draws_shared"]
 """The arrays whose last dimension is the images."""
+
+_CACHED = {name for name, value in vars(Outcomes).items() if isinstance(value, cached_property)}
+"""The properties that stay in memory. The first dimension of each is the attacks, if the outcomes are stacked."""
 
 
 def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcomes:
