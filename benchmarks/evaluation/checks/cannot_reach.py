@@ -13,7 +13,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBa
 __all__ = ["CannotReach"]
 
 _FEWEST = 5
-"""The fewest unbroken images that an attack must have moved."""
+"""The fewest unbroken images that count."""
 
 _NEAR, _NEAR_IN_SUMS = 0.9, 0.5
 """The share of the radius that some image must move in linf, and all steps together in any norm; and the share that some image must
@@ -30,9 +30,10 @@ class CannotReach(Check):
     text: ClassVar[str] = "the attack's steps are too few or too short for the radius"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
-        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or all of its steps together are shorter than 0.9 "
-        "of eps, in any norm. Images that it left as they were do not count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
+        "A fixed-radius attack leaves at least 5 images of a batch, and all of its steps together are shorter than 0.9 of eps; "
+        "or it moves at least 5 of those by more than one of 255 levels, and none of them further than 0.9 of eps (less one "
+        "level) in linf, or half of eps in l2 and l1. An attack that left the ball, or met no or zero gradients, does not "
+        "count: these are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
     remedy: ClassVar[str] = (
@@ -50,13 +51,14 @@ class CannotReach(Check):
             return False
         arrays = batch.candidates.arrays()
         # A randomized model counts as broken at half of its draws, at which an attack may stop.
-        is_moved = arrays["linf"] > _LEVEL
-        moved = arrays["distance"][(arrays["survival"].min(axis=0) >= 0.5) & is_moved]
-        least = _NEAR * options.eps - _LEVEL if norm == "linf" else _NEAR_IN_SUMS * options.eps
+        unbroken = arrays["survival"].min(axis=0) >= 0.5
         # A random start is near the surface at once, so the distance does not show how far the steps go. The box does not shorten them.
         reach = attack.reach()
-        is_short = reach is not None and reach < _NEAR * options.eps
-        return len(moved) >= _FEWEST and (bool(np.max(moved) < least) or is_short)
+        if reach is not None and reach < _NEAR * options.eps:
+            return int(unbroken.sum()) >= _FEWEST
+        moved = arrays["distance"][unbroken & (arrays["linf"] > _LEVEL)]
+        least = _NEAR * options.eps - _LEVEL if norm == "linf" else _NEAR_IN_SUMS * options.eps
+        return len(moved) >= _FEWEST and bool(np.max(moved) < least)
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
         explained = {"left-the-ball", "no-gradients", "zero-gradient"} & evaluation.raised

@@ -39,6 +39,8 @@ class Firm(nn.Module):
         (PGD(steps=10, step_size=2 / 255), "linf", 0.078, False),
         (OF_A_LIBRARY, "linf", 0.1, True),
         (OF_A_LIBRARY, "linf", 0.078, False),
+        # Less than a level of 255 all together.
+        (PGD(steps=3, step_size=0.001, random_start=False), "linf", 0.1, True),
         (SHORT, "linf", 0.0, False),
         (SHORT, "l2", 1.0, True),
         (SHORT, "l2", 0.1, True),
