@@ -34,9 +34,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    if path.is_symlink():
-        # The link stays, and what it leads to is written.
-        path = path.resolve()
+    # What a link leads to is written. A link to itself leads nowhere, and is replaced; Path.resolve would raise an error.
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"cannot write {path}: it is a pipe or a device, not a file; choose another name")
     write_all_atomically(path.parent, {path.name: content})

@@ -191,6 +191,13 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "file").read_bytes() == b"content"
 
 
+def test_links_in_a_circle_lead_to_the_new_file(tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to("first")
+    write_atomically(tmp_path / "first", b"content")
+    assert (tmp_path / "first").read_bytes() == b"content"
+
+
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     """Nor is what a link leads to."""
     os.mkfifo(tmp_path / "pipe")
