@@ -131,7 +131,7 @@ class _OutsideState:
 
     def _share(self, own: list[dict[str, Any]], memo: dict[int, Any]) -> None:
         """Notes what a deep copy shall share."""
-        seen, room = set[int](), _LARGEST
+        seen, room = set[int](), float(_LARGEST)
         todo = deque(value for values in own for value in values.values())
         while todo:
             value = todo.popleft()
