@@ -46,14 +46,9 @@ _LEAVES_TORCH = frozenset({Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__ar
 _ENTERS_TORCH = frozenset({torch.tensor, torch.as_tensor})
 
 
-def _chosen(share: Any, first: Any, second: Any) -> Tensor:
+def _chosen(share: Any, first: Any, second: Any) -> Any:
     """What ``torch.where`` becomes for a share in [0, 1]."""
-    mixed: Tensor = share * first + (1 - share) * second
-    return mixed
-
-
-def _filled(values: Any, share: Any, value: Any) -> Tensor:
-    return _chosen(share, value, values)
+    return share * first + (1 - share) * second
 
 
 _ON_APPROXIMATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -63,8 +58,8 @@ _ON_APPROXIMATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.__rshift__: lambda value, bits: value / 2**bits,
     Tensor.__lshift__: lambda value, bits: value * 2**bits,
     torch.where: _chosen,
-    Tensor.where: lambda first, share, second: _chosen(share, first, second),
-    **dict.fromkeys((torch.masked_fill, Tensor.masked_fill), _filled),
+    Tensor.where: lambda first, condition, other: _chosen(condition, first, other),
+    **dict.fromkeys((torch.masked_fill, Tensor.masked_fill), lambda values, mask, value: _chosen(mask, value, values)),
     _ONE_HOT: lambda share, *_, **__: share,
     **dict.fromkeys(_CASTS, lambda share, *_, **__: share),
 }
@@ -96,8 +91,9 @@ class StraightThrough(nn.Module):
     - ``detach``, ``no_grad``, hooks of tensors and the ``backward`` of a custom function do nothing.
     - An array that leaves torch and comes back in the same shape has the derivative of the identity.
 
-    The gradient stays cut at integers in an index, at masks in an operation in place, at single numbers that leave torch (``item``), at
-    arrays that come back in another shape, and at a custom function whose ``apply`` is stored in a container or a closure.
+    The gradient stays cut at integers in an index, at rounding and masks in place (``round_``), at remainders, at single numbers
+    that leave torch (``item``), at arrays that come back in another shape, and at a custom function whose ``apply`` is stored
+    in a container or a closure.
 
     Source: Bengio, Léonard, Courville: Estimating or Propagating Gradients Through Stochastic Neurons. arXiv 1308.3432;
     Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1 (BPDA).
@@ -257,10 +253,11 @@ def _approximation(
         args: Its arguments, in which differentiable approximations replace masks and integers.
         kwargs: Likewise.
     """
-    first, other = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "other")
+    first: Tensor = _argument(args, kwargs, 0, "input")
+    other = _argument(args, kwargs, 1, "other")
     is_cast_or_bit_mask = func in _CASTS or (func in _AND and result.dtype != torch.bool)
     if func in _STEPS or (is_cast_or_bit_mask and not result.is_floating_point()):
-        return first  # type: ignore[no-any-return]
+        return first
     if func in _FLOOR_DIVISIONS:
         return torch.true_divide(first, other)
     if func in _COMPARISONS:

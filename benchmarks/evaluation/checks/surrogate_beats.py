@@ -42,8 +42,9 @@ class SurrogateBeats(Check):
         "test at level 0.001; or for a randomized model, it leaves fewer of the same images, by a paired test at that level. In "
         "the surrogate, rounding and signs have the derivative of the identity, comparisons and their masks that of a sigmoid, "
         "one-hot classes that of the softmax, arrays that leave torch and come back in the same shape that of the identity, and "
-        "detach, no_grad, hooks of tensors and custom backward passes do nothing. Not replaced are integers in an index, single "
-        "numbers that leave torch (item), and a custom function whose apply is stored in a container or a closure."
+        "detach, no_grad, hooks of tensors and custom backward passes do nothing. Not replaced are integers in an index, rounding "
+        "and masks in place, remainders, single numbers that leave torch (item), and a custom function whose apply is stored in a "
+        "container or a closure."
     )
     why: ClassVar[str] = (
         "A quantizer, a purifier or a detector without a gradient hides the way to adversarial images from PGD. The images "

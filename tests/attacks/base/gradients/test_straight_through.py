@@ -108,6 +108,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "where_of_values": (lambda values: torch.where(values >= 0.5, values, -values), 2.5),
     "product": (lambda values: 2.0 * (values >= 0.5), 5),
     "filled": (lambda values: torch.ones(2, 3).masked_fill(values >= 0.5, 0.0), -2.5),
+    "filled_by_keyword": (lambda values: torch.ones(2, 3).masked_fill(mask=values >= 0.5, value=0.0), -2.5),
     # The shares of both masks are a half.
     "and": (lambda values: ((values >= 0.5) & (values >= 0.5)).float(), 2.5),
     "not": (lambda values: (~(values >= 0.5)).float(), -2.5),
