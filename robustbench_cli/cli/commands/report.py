@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -166,7 +166,9 @@ def report(
     cells_of = None if config is None else partial(_planned_cells, config, data_dir)
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
-    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, cells_of)
+    content = _Content.of(
+        [Store(path) for path in paths], allowed, corruption_baseline, cells_of=cells_of, suite_file=suite or ""
+    )
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
@@ -293,7 +295,9 @@ class _Content:
         stores: Sequence[Store],
         allowed: Mapping[str, Sequence[str]],
         corruption_baseline: str | None,
-        cells_of: Callable[[Sequence[Cell]], SuiteCells | None] | None = None,
+        *,
+        cells_of: Callable[[Sequence[Cell]], SuiteCells | None] | None,
+        suite_file: str,
     ) -> _Content:
         """Reads stores.
 
@@ -302,6 +306,7 @@ class _Content:
             allowed: The values allowed for each column.
             corruption_baseline: What the corruption errors are divided by.
             cells_of: Gives, for all cells of the stores, those of the suite that count; all count where there are none.
+            suite_file: The suite's file, for messages.
         """
         from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
         from robustbench_cli.benchmarks.reports import gates
@@ -318,8 +323,9 @@ class _Content:
         requested = {cell_id: entry for store in stores for cell_id, entry in store.missing(damaged=collect).items()}
         results = _results(stores, collect)
         failures = _failures(stores, results, collect)
-        if cells_of is not None:
-            results, failures, requested = _of_suite(cells_of, results, failures, requested)
+        suite = None if cells_of is None else cells_of([result.cell for result, _ in results.values()])
+        if suite is not None:
+            results, failures, requested = _of_suite(suite, results, failures)
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
@@ -335,6 +341,8 @@ class _Content:
         conflicts = _add_certified_columns(table, [results[result.cell.id] for result in intact], stores, collect)
         absent = _absent(requested, stores, {failure.cell.id for failure in failures})
         unfinished = _unfinished(table, failures, absent, allowed, damaged)
+        if suite is not None:
+            unfinished = replace(unfinished, advice=f"run 'advdef sweep {suite_file}' with the same store")
         table = gates.select(table, allowed)
         shown = {*table["cell"]}
         return cls(
@@ -388,19 +396,14 @@ def _failures(stores: Sequence[Store], results: Collection[str], collect: Damage
 
 
 def _of_suite(
-    cells_of: Callable[[Sequence[Cell]], SuiteCells | None],
-    results: dict[str, tuple[Result, Store]],
-    failures: list[Failure],
-    requested: dict[str, RequestedCell],
+    suite: SuiteCells, results: dict[str, tuple[Result, Store]], failures: list[Failure]
 ) -> tuple[dict[str, tuple[Result, Store]], list[Failure], dict[str, RequestedCell]]:
     """The results and failures of a suite, and its other cells, requested or not."""
-    present = [result.cell for result, _ in results.values()]
-    suite = cells_of(present)
-    if suite is None:
-        return results, failures, requested
     of_suite = {cell_id: entry for cell_id, entry in results.items() if entry[0].cell in suite}
     failed = [failure for failure in failures if failure.cell in suite]
-    return of_suite, failed, suite.absent([*present, *(failure.cell for failure in failed)])
+    return of_suite, failed, suite.absent(
+        [*(result.cell for result, _ in of_suite.values()), *(failure.cell for failure in failed)]
+    )
 
 
 def _is_intact(result: Result, store: Store, collect: Damaged) -> bool:
