@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "MODEL",
     "Estimate",
     "RadiusCurve",
     "TradeOff",
     "TradeOffPoint",
     "decisive_rows",
     "estimate",
+    "grouped",
     "model_labels",
     "pareto_front",
     "radius_curves",
@@ -36,6 +38,9 @@ _SUBJECT = (
     *("seed", "repeats", "accounting"),
 )
 """The columns that distinguish the rows of one chart at one radius."""
+
+MODEL = (*(name for name in _SETTING if name not in {"corruption", "severity"}), *_SUBJECT)
+"""The columns in which the rows of one model under attacks in one norm agree."""
 
 _TOLD_APART_BY = ("model", "mean", "std", "seed", "accounting", "repeats", "checkpoint", "checkpoint_sha256")
 """The columns that a label adds to the defense, one after another, where they differ."""
@@ -211,8 +216,8 @@ def radius_curves(table: pd.DataFrame) -> list[RadiusCurve]:
         The curves; those of one setting and norm come one after another.
     """
     curves = []
-    for rows in _grouped(decisive_rows(table), _SETTING).values():
-        by_model = _grouped(
+    for rows in grouped(decisive_rows(table), _SETTING).values():
+        by_model = grouped(
             [row | {"label": label} for row, label in zip(rows, model_labels(rows), strict=True)], _SUBJECT
         )
         for of_model in by_model.values():
@@ -240,7 +245,7 @@ def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
     """
     charts = []
-    for rows in _grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
+    for rows in grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
         flags = [tuple(flag_names(row["flags"] or "")) for row in rows]
         # An accuracy that is too high would hide honest models.
         places = [(row["clean_accuracy"], row["robust_accuracy"]) for row in rows]
@@ -295,8 +300,13 @@ def estimate(row: dict[str, Any], kind: Literal["clean", "robust"]) -> Estimate:
     return Estimate(*(row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high")))
 
 
-def _grouped(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[Hashable, list[dict[str, Any]]]:
-    """Rows by the values of some columns, in the order of their first row."""
+def grouped(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[Hashable, list[dict[str, Any]]]:
+    """Rows by the values of some columns, in the order of their first row.
+
+    Args:
+        rows: Rows as plain data.
+        names: The columns.
+    """
     groups: dict[Hashable, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(_key(row, names), []).append(row)

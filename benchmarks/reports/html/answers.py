@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
-from robustbench_cli.benchmarks.reports.curves import Estimate, estimate, model_labels, setting_text, strength
+from robustbench_cli.benchmarks.reports.curves import (
+    MODEL,
+    Estimate,
+    estimate,
+    grouped,
+    model_labels,
+    setting_text,
+    strength,
+)
 from robustbench_cli.benchmarks.reports.html.charts import interval_text
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 
 __all__ = ["Answer", "answers"]
-
-_MODEL = (
-    *("dataset", "n", "norm", "targeted", "model", "defense", "checkpoint_sha256"),
-    *("mean", "std", "seed", "repeats", "accounting", "stop_when_decided"),
-)
-"""The columns in which the rows of one answer agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,7 @@ def answers(rows: Sequence[dict[str, Any]], verdicts: Sequence[AuditedGroup] | N
         rows: All rows as plain data.
         verdicts: What audits found; ``None`` where there was none.
     """
-    groups: dict[Hashable, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in _MODEL), []).append(row)
+    groups = grouped(rows, MODEL)
     labels = model_labels([members[0] for members in groups.values()])
     return [
         _answer(shortened(label), members, _verdict(members[0], verdicts))
@@ -134,7 +134,7 @@ def _without_radius(rows: Sequence[dict[str, Any]]) -> str:
         nearest = min(distances, key=lambda row: row["mean_l2"])
         name = shortened(nearest["attack"], most=60)
         share = 100 * (nearest["attack_success_rate"] or 0)
-        return f"{name} breaks {share:.1f} % of the right images at a mean l2 distance of {nearest['mean_l2']:.3g}."
+        return f"{name} breaks {share:.1f} % of the correctly classified images at a mean l2 distance of {nearest['mean_l2']:.3g}."
     means = [row for row in rows if row["severity"] is None and row["corruption"] is not None]
     lowest = min(means or rows, key=lambda row: row["robust_accuracy"])
     attack = "" if lowest["attack"] == "none" else f" and {lowest['attack']} within {threat_text(lowest)}"

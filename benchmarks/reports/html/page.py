@@ -6,18 +6,17 @@ import base64
 import hashlib
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from robustbench_cli import __version__
-from robustbench_cli.benchmarks.reports.columns import flag_names
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE
 from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.curves import (
     Estimate,
@@ -29,7 +28,7 @@ from robustbench_cli.benchmarks.reports.curves import (
     setting_text,
     trade_offs,
 )
-from robustbench_cli.benchmarks.reports.html import charts, pictures
+from robustbench_cli.benchmarks.reports.html import charts
 from robustbench_cli.benchmarks.reports.html.answers import Answer, answers
 from robustbench_cli.benchmarks.reports.html.content import PageContent
 from robustbench_cli.benchmarks.reports.html.gallery import Gallery, galleries
@@ -38,20 +37,20 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     Field,
     Table,
     all_rows,
+    cost_table,
+    curve_table,
+    findings_table,
     number,
     percent,
     picture,
-    share_matrix,
+    success_table,
+    trade_off_table,
 )
-from robustbench_cli.benchmarks.reports.html.worst_case import WorstCase, cells_of, groups_in_table, worst_cases
-from robustbench_cli.benchmarks.reports.legend import check_page
+from robustbench_cli.benchmarks.reports.html.worst_case import Strips, cells_of, groups_in_table, strips, worst_cases
+from robustbench_cli.benchmarks.reports.legend import quick_look
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.store.records import Result
-from robustbench_cli.benchmarks.store.worst_case_flags import QUICK_LOOK
 from robustbench_cli.core.escaping import escaped_for_terminal
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["page"]
 
@@ -125,19 +124,6 @@ class _Panel:
     legend: Sequence[tuple[Markup, str]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Strips:
-    """The strips of one worst case."""
-
-    title: str
-    images: int
-    broken: int
-    expected: float
-    rows: Sequence[tuple[str, str, str, str, int, int, int]]
-    winners: str
-    alternative: str
-
-
 @dataclass
 class _Page:
     """What the template asks for. Each section is computed once.
@@ -170,9 +156,14 @@ class _Page:
         return charts.accuracy_bar(self._number(), answer.label, answer.clean, answer.robust, answer.smaller)
 
     @property
-    def quick_look(self) -> str:
-        """The note on rows that a quick look cannot vouch for; empty without any."""
-        return QUICK_LOOK if any(row["quick_look"] for row in self.rows) else ""
+    def quick_look(self) -> list[str]:
+        """The line on rows that are a quick look."""
+        return quick_look(self.content.table)
+
+    @property
+    def models(self) -> int:
+        """The number of models in the table."""
+        return len({tuple(row[name] for name in ("model", "defense", "checkpoint_sha256")) for row in self.rows})
 
     @cached_property
     def decisive(self) -> list[tuple[str, dict[str, Any]]]:
@@ -199,21 +190,7 @@ class _Page:
     @property
     def trade_off_table(self) -> Table:
         """The figures of all charts of clean against robust accuracy."""
-        rows = [
-            [
-                Field(shortened(point.label)),
-                Field(shortened(chart.threat)),
-                Field(shortened(chart.setting)),
-                *(_accuracy(estimate) for estimate in (point.clean, point.robust)),
-                Field(
-                    "yes" if point.on_front else f"no, flag {shortened(', '.join(point.flags))}" if point.flags else ""
-                ),
-            ]
-            for chart in self._trade_offs
-            for point in chart.points
-        ]
-        headers = [("model", False), ("threat", False), ("data", False), ("clean %", True), ("robust %", True)]
-        return Table(caption="Clean and robust accuracy", headers=[*headers, ("Pareto front", False)], rows=rows)
+        return trade_off_table(self._trade_offs)
 
     @cached_property
     def _curves(self) -> list[list[RadiusCurve]]:
@@ -241,20 +218,7 @@ class _Page:
     @property
     def curve_table(self) -> Table:
         """The figures of all curves."""
-        rows = [
-            [
-                Field(shortened(curve.label)),
-                Field(shortened(curve.setting)),
-                Field(shortened(f"{curve.norm} {text}"), eps),
-                _accuracy(point),
-                Field(shortened(attack or "none")),
-            ]
-            for curves in self._curves
-            for curve in curves
-            for eps, text, point, attack in zip(curve.eps, curve.eps_text, curve.accuracy, curve.attack, strict=True)
-        ]
-        headers = [("model", False), ("data", False), ("radius", False), ("robust %", True), ("attack", False)]
-        return Table(caption="Robust accuracy at each radius", headers=headers, rows=rows)
+        return curve_table(list(itertools.chain.from_iterable(self._curves)))
 
     def _under_threats(self) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
         """The rows of attacks under each threat, with the labels of their models."""
@@ -269,10 +233,7 @@ class _Page:
     @cached_property
     def success(self) -> list[Table]:
         """A matrix of models and attacks for each threat."""
-        return [
-            share_matrix(f"Attack success in %, {threat}", "model", _matrix(rows, "attack_success_rate"))
-            for threat, rows in self._under_threats()
-        ]
+        return [success_table(f"Attack success in %, {threat}", rows) for threat, rows in self._under_threats()]
 
     @cached_property
     def efficiency(self) -> Table | None:
@@ -342,27 +303,14 @@ class _Page:
         return {row["cell"]: _title(label, row) for label, row in zip(model_labels(self.rows), self.rows, strict=True)}
 
     @cached_property
-    def worst_cases(self) -> list[_Strips]:
+    def worst_cases(self) -> list[Strips]:
         """The strips of each model and threat."""
-        return [_strips(case, self._titles) for case in worst_cases(self.content)]
+        return [strips(case, self._titles) for case in worst_cases(self.content)]
 
     @cached_property
     def findings(self) -> Table:
-        """The findings of audits and the flags of rows, with what they mean and what to do."""
-        rows = []
-        for group in self.content.verdicts or ():
-            for finding in group.findings:
-                meaning, remedy = check_page(finding.check)
-                texts = (group.title, finding.severity, finding.check, finding.evidence, remedy or meaning)
-                rows.append([Field(shortened(text, most=600)) for text in texts])
-        if self.content.verdicts is None:
-            counts = Counter(flag for row in self.rows for flag in flag_names(row["flags"]))
-            for flag, count in counts.items():
-                meaning, remedy = check_page(flag)
-                of_flag = (f"{count} {'row' if count == 1 else 'rows'}", "flag", flag, meaning, remedy)
-                rows.append([Field(shortened(text, most=600)) for text in of_flag])
-        headers = [(name, False) for name in ("rows", "severity", "check", "evidence", "what to do")]
-        return Table(caption="Findings, with the evidence", headers=headers, rows=rows)
+        """The findings of audits, or the flags of rows where no audit is known."""
+        return findings_table(self.rows, self.content.verdicts)
 
     @cached_property
     def galleries(self) -> list[tuple[str, Gallery]]:
@@ -373,42 +321,19 @@ class _Page:
         ]
 
     @cached_property
+    def _own_costs(self) -> list[dict[str, Any]]:
+        """The rows with a cost, without worst cases, whose cost is the sum of their attacks'."""
+        return [row for row in self.rows if row["attack"] != WORST_CASE and row["forwards"] is not None]
+
+    @property
     def costs(self) -> Table:
-        """The cost of each row, without worst cases, whose cost is the sum of their attacks'."""
-        rows = []
-        for label, row in zip(model_labels(self.rows), self.rows, strict=True):
-            if row["attack"] == "worst-case" or row["forwards"] is None:
-                continue
-            passes = row["forwards"] + row["backwards"]
-            rows.append(
-                [
-                    Field(shortened(label)),
-                    Field(shortened(row["attack"])),
-                    Field(shortened(f"{row['norm']} {row['eps'] or 'any'}"), row["eps_value"]),
-                    *(number(value) for value in (row["forwards"], row["backwards"])),
-                    *(number(value, 1) for value in (passes / row["n"], row["seconds"])),
-                    number(passes / row["seconds"] if row["seconds"] else None),
-                    Field(shortened(row["device"] or "")),
-                ]
-            )
-        headers = [
-            *(
-                ("model", False),
-                ("attack", False),
-                ("threat", False),
-                ("forward passes", True),
-                ("backward passes", True),
-            ),
-            *(("passes per image", True), ("seconds", True), ("passes per second", True), ("device", False)),
-        ]
-        return Table(
-            caption="Cost of each row: passes of one image through the model, and wall time", headers=headers, rows=rows
-        )
+        """The cost of each row."""
+        return cost_table(self._own_costs)
 
     @property
     def total_cost(self) -> str:
         """The sum of all costs, in words."""
-        rows = [row for row in self.rows if row["attack"] != "worst-case" and row["forwards"] is not None]
+        rows = self._own_costs
         passes = sum(row["forwards"] + row["backwards"] for row in rows)
         seconds = sum(row["seconds"] for row in rows)
         return f"{passes:,.0f} passes and {seconds:,.0f} s in {len(rows)} {'row' if len(rows) == 1 else 'rows'}"
@@ -425,14 +350,12 @@ class _Page:
 
     @cached_property
     def _shown_results(self) -> list[Result]:
+        """The results behind the rows; behind a worst case those of its attacks."""
         cells = {row["cell"] for row in self.rows}
-        shown = {cell for case_cells in self._combined for cell in case_cells if case_cells[-1] in cells}
-        return [result for result in self.content.results if result.cell.id in cells | shown]
-
-    @cached_property
-    def _combined(self) -> list[tuple[str, ...]]:
-        """The cells of each group of attacks, and that of its worst case last."""
-        return [cells_of(results) for results in groups_in_table(self.content)]
+        for *of_attacks, worst_case in map(cells_of, groups_in_table(self.content)):
+            if worst_case in cells:
+                cells.update(of_attacks)
+        return [result for result in self.content.results if result.cell.id in cells]
 
     @cached_property
     def reproduce(self) -> Table:
@@ -477,41 +400,5 @@ def _cell_name(result: Result) -> str:
     return shortened(f"{cell.defense}, {cell.attack_label}, {cell.norm} {result.eps or 'any distance'}")
 
 
-def _accuracy(estimate: Estimate) -> Field:
-    text = f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    return Field(text, estimate.value, "num")
-
-
-def _matrix(rows: Sequence[tuple[str, dict[str, Any]]], column: str) -> dict[str, dict[str, float | None]]:
-    values: dict[str, dict[str, float | None]] = {}
-    for label, row in rows:
-        values.setdefault(label, {})[row["attack"]] = row[column]
-    return values
-
-
 def _title(label: str, row: dict[str, Any]) -> str:
     return shortened(f"{label}, {row['norm']} {row['eps'] or 'any distance'}, {setting_text(row)}")
-
-
-def _strips(case: WorstCase, titles: dict[str, str]) -> _Strips:
-    images = len(case.chosen)
-    rows = []
-    for index, attack in enumerate(case.attacks):
-        count = int((attack.broken > 0.5).sum())
-        name = shortened(attack.attack, most=60)
-        alternative = f"{name}: {count} of {images} images wrong in most draws"
-        color = min(index, len(pictures.CATEGORIES) - 1)
-        rows.append(
-            (f"w{color}", name, pictures.share_strip(attack.broken), alternative, count, attack.only, attack.strongest)
-        )
-    title = next((titles[cell] for cell in case.cells if cell in titles), shortened(case.result.cell.defense))
-    won = ", ".join(f"{name} on {strongest}" for _, name, _, _, _, _, strongest in rows)
-    return _Strips(
-        title=title,
-        images=images,
-        broken=case.broken,
-        expected=case.expected,
-        rows=rows,
-        winners=pictures.category_strip(case.chosen, case.wrong),
-        alternative=f"Worst case: {case.broken} of {images} images wrong in most draws, {case.expected:.1f} expected; strongest {won}",
-    )

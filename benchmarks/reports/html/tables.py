@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from robustbench_cli.benchmarks.reports.columns import Column
+from robustbench_cli.benchmarks.reports.columns import Column, flag_names
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, model_labels
+from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.svg import shortened
+from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.readable import readable
 
-__all__ = ["Field", "Table", "all_rows", "number", "percent", "picture", "share_matrix"]
+__all__ = [
+    "Field",
+    "Table",
+    "all_rows",
+    "cost_table",
+    "curve_table",
+    "findings_table",
+    "number",
+    "percent",
+    "picture",
+    "success_table",
+    "trade_off_table",
+]
 
 
 @dataclass(frozen=True)
@@ -88,21 +104,24 @@ def _sorted_by(column: Column, row: dict[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def share_matrix(caption: str, corner: str, values: dict[str, dict[str, float | None]]) -> Table:
-    """A matrix of shares whose fields are shaded.
+def success_table(caption: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """A matrix of models and attacks, with the attack success rates shaded.
 
     Args:
         caption: What it shows.
-        corner: The header of the row headers.
-        values: The shares by row and column.
+        rows: The rows under one threat, each with the label of its model.
     """
-    names = list(dict.fromkeys(name for row in values.values() for name in row))
-    rows = []
-    for label, row in values.items():
-        shares = [row.get(name) for name in names]
-        rows.append([Field(shortened(label)), *(_shaded(share) for share in shares)])
+    rates: dict[str, dict[str, float | None]] = {}
+    for label, row in rows:
+        rates.setdefault(label, {})[row["attack"]] = row["attack_success_rate"]
+    names = list(dict.fromkeys(name for by_attack in rates.values() for name in by_attack))
     return Table(
-        caption=caption, headers=[(corner, False), *((shortened(name, most=40), True) for name in names)], rows=rows
+        caption=caption,
+        headers=[("model", False), *((shortened(name, most=40), True) for name in names)],
+        rows=[
+            [Field(shortened(label)), *(_shaded(by_attack.get(name)) for name in names)]
+            for label, by_attack in rates.items()
+        ],
     )
 
 
@@ -114,3 +133,99 @@ def _shaded(share: float | None) -> Field:
 def picture(drawing: Markup, value: float) -> Field:
     """A picture that is sorted by a number."""
     return Field(drawing, value, "bar")
+
+
+def trade_off_table(charts: Sequence[TradeOff]) -> Table:
+    """The figures of charts of clean against robust accuracy.
+
+    Args:
+        charts: The charts.
+    """
+    rows = [
+        [
+            Field(shortened(point.label)),
+            Field(shortened(chart.threat)),
+            Field(shortened(chart.setting)),
+            *(_accuracy(estimate) for estimate in (point.clean, point.robust)),
+            Field("yes" if point.on_front else f"no, flag {shortened(', '.join(point.flags))}" if point.flags else ""),
+        ]
+        for chart in charts
+        for point in chart.points
+    ]
+    headers = [("model", False), ("threat", False), ("data", False), ("clean %", True), ("robust %", True)]
+    return Table(caption="Clean and robust accuracy", headers=[*headers, ("Pareto front", False)], rows=rows)
+
+
+def curve_table(curves: Sequence[RadiusCurve]) -> Table:
+    """The figures of curves.
+
+    Args:
+        curves: The curves.
+    """
+    rows = [
+        [
+            Field(shortened(curve.label)),
+            Field(shortened(curve.setting)),
+            Field(shortened(f"{curve.norm} {text}"), eps),
+            _accuracy(point),
+            Field(shortened(attack or "none")),
+        ]
+        for curve in curves
+        for eps, text, point, attack in zip(curve.eps, curve.eps_text, curve.accuracy, curve.attack, strict=True)
+    ]
+    headers = [("model", False), ("data", False), ("radius", False), ("robust %", True), ("attack", False)]
+    return Table(caption="Robust accuracy at each radius", headers=headers, rows=rows)
+
+
+def _accuracy(estimate: Estimate) -> Field:
+    text = f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return Field(text, estimate.value, "num")
+
+
+def findings_table(rows: Sequence[dict[str, Any]], verdicts: Sequence[AuditedGroup] | None) -> Table:
+    """The findings of audits with what to do; the flags of the rows, with what they mean, where no audit is known.
+
+    Args:
+        rows: All rows as plain data.
+        verdicts: What audits found; ``None`` where there was none.
+    """
+    lines: list[tuple[str, ...]] = []
+    for group in verdicts or ():
+        for finding in group.findings:
+            meaning, remedy = check_page(finding.check)
+            lines.append((group.title, finding.severity, finding.check, finding.evidence, remedy or meaning))
+    if verdicts is None:
+        counts = Counter(flag for row in rows for flag in flag_names(row["flags"]))
+        for flag, count in counts.items():
+            lines.append((f"{count} {'row' if count == 1 else 'rows'}", "flag", flag, *check_page(flag)))
+    headers = [(name, False) for name in ("rows", "severity", "check", "evidence", "what to do")]
+    fields = [[Field(shortened(text, most=600)) for text in line] for line in lines]
+    return Table(caption="Findings, with the evidence", headers=headers, rows=fields)
+
+
+def cost_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The cost of rows.
+
+    Args:
+        rows: Rows that have a cost, as plain data.
+    """
+    fields = []
+    for label, row in zip(model_labels(rows), rows, strict=True):
+        passes = row["forwards"] + row["backwards"]
+        fields.append(
+            [
+                Field(shortened(label)),
+                Field(shortened(row["attack"])),
+                Field(shortened(f"{row['norm']} {row['eps'] or 'any'}"), row["eps_value"]),
+                *(number(value) for value in (row["forwards"], row["backwards"])),
+                *(number(value, 1) for value in (passes / row["n"], row["seconds"])),
+                number(passes / row["seconds"] if row["seconds"] else None),
+                Field(shortened(row["device"] or "")),
+            ]
+        )
+    headers = [
+        *(("model", False), ("attack", False), ("threat", False), ("forward passes", True), ("backward passes", True)),
+        *(("passes per image", True), ("seconds", True), ("passes per second", True), ("device", False)),
+    ]
+    caption = "Cost of each row: passes of one image through the model, and wall time"
+    return Table(caption=caption, headers=headers, rows=fields)

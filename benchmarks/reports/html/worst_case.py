@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.columns import RowSource
+from robustbench_cli.benchmarks.reports.html import pictures
 from robustbench_cli.benchmarks.reports.html.content import PageContent
+from robustbench_cli.benchmarks.reports.html.svg import shortened
 from robustbench_cli.benchmarks.reports.rows import model_and_threat
 from robustbench_cli.benchmarks.store.records import Result
 
-__all__ = ["BrokenImages", "WorstCase", "cells_of", "groups_in_table", "worst_cases"]
+__all__ = ["BrokenImages", "Strips", "WorstCase", "cells_of", "groups_in_table", "strips", "worst_cases"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -127,4 +129,58 @@ def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
         ],
         chosen=np.where(worst > 0, chosen, -1)[order],
         wrong=worst[order],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strips:
+    """The strips of one worst case, as the page shows them.
+
+    Attributes:
+        title: The model and the threat.
+        images: The number of images.
+        broken: The number of images that are wrong in most draws.
+        expected: The number of images that are wrong in the mean over draws.
+        rows: For each attack its color, its name, its strip, the text of that, and the numbers of images that are wrong,
+            wrong under it alone, and decided by it.
+        winners: The strip of the worst case.
+        alternative: The text of that strip.
+    """
+
+    title: str
+    images: int
+    broken: int
+    expected: float
+    rows: Sequence[tuple[str, str, str, str, int, int, int]]
+    winners: str
+    alternative: str
+
+
+def strips(case: WorstCase, titles: dict[str, str]) -> Strips:
+    """Draws the strips of a worst case.
+
+    Args:
+        case: The worst case.
+        titles: The title of each row of the table, by its cell.
+    """
+    images = len(case.chosen)
+    rows = []
+    for index, attack in enumerate(case.attacks):
+        count = int((attack.broken > 0.5).sum())
+        name = shortened(attack.attack, most=60)
+        alternative = f"{name}: {count} of {images} images wrong in most draws"
+        color = min(index, len(pictures.CATEGORIES) - 1)
+        rows.append(
+            (f"w{color}", name, pictures.share_strip(attack.broken), alternative, count, attack.only, attack.strongest)
+        )
+    title = next((titles[cell] for cell in case.cells if cell in titles), shortened(case.result.cell.defense))
+    won = ", ".join(f"{name} on {strongest}" for _, name, _, _, _, _, strongest in rows)
+    return Strips(
+        title=title,
+        images=images,
+        broken=case.broken,
+        expected=case.expected,
+        rows=rows,
+        winners=pictures.category_strip(case.chosen, case.wrong),
+        alternative=f"Worst case: {case.broken} of {images} images wrong in most draws, {case.expected:.1f} expected; strongest {won}",
     )

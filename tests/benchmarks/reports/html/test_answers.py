@@ -96,7 +96,7 @@ def test_rows_without_a_radius_have_an_answer_too() -> None:
     mean = row(attack="none", corruption="mean", mean_corruption_accuracy=0.654)
     cases = {
         "65.4 % of images are right in the mean over corruptions.": [row(attack="none", corruption="fog"), mean],
-        "fmn breaks 99.0 % of the right images at a mean l2 distance of 0.53.": [
+        "fmn breaks 99.0 % of the correctly classified images at a mean l2 distance of 0.53.": [
             row(attack="fmn", mean_l2=0.53, attack_success_rate=0.99, **free),
             row(attack="cw", mean_l2=0.6, attack_success_rate=1.0, **free),
         ],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robustbench_cli.benchmarks.reports.html import page as page_module
@@ -158,6 +159,23 @@ def test_the_figures_are_those_of_the_rows(make_content: MakeContent) -> None:
     shown = {float(value) for value in re.findall(r'data-v="([^"]+)"', page(content))}
     for column in ("robust_accuracy", "attack_success_rate", "certified_accuracy"):
         assert {float(f"{value:.6g}") for value in content.table[column]} <= shown
+
+
+def test_models_are_counted_once(make_content: MakeContent) -> None:
+    """However many sets of images they were attacked on, each with an answer of its own."""
+    content = make_content()
+    assert "12 rows, 3 models." in page(PageContent(table=content.table[content.table["attack"] != "worst-case"]))
+    twice = pd.concat([content.table, content.table.assign(n=8)], ignore_index=True)
+    source = page(PageContent(table=twice))
+    assert f"{len(twice)} rows, 3 models." in source
+    assert source.count('<svg viewBox="0 0 240 22"') >= 6
+
+
+def test_a_quick_look_is_said_of_its_rows(make_content: MakeContent) -> None:
+    """As below the table in the terminal; an option stays on one line."""
+    table = make_content().table.assign(quick_look=[True, *[False] * (len(make_content().table) - 1)])
+    assert f'<p class="note">1 of {len(table)} rows are a quick look: ' in page(PageContent(table=table))
+    assert '<span class="option">--suite</span> standard' in page(PageContent(table=table))
 
 
 def test_an_empty_table_has_a_page() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_cli.benchmarks.reports.formats import as_text
-from robustbench_cli.benchmarks.reports.html.tables import all_rows, number, percent, share_matrix
+from robustbench_cli.benchmarks.reports.html.tables import all_rows, number, percent, success_table
 from robustbench_cli.benchmarks.reports.readable import records
 
 from .conftest import MakeContent
@@ -39,7 +39,10 @@ def test_numbers_have_texts() -> None:
 
 def test_a_matrix_is_shaded_by_its_shares() -> None:
     """Tenths are the shades; what is missing has none."""
-    made = share_matrix("success", "model", {"none": {"pgd": 1.0, "cw": 0.04}, "hrs": {"cw": 0.46}})
+    rates = [("none", "pgd", 1.0), ("none", "cw", 0.04), ("hrs", "cw", 0.46)]
+    made = success_table(
+        "success", [(label, {"attack": attack, "attack_success_rate": rate}) for label, attack, rate in rates]
+    )
     assert made.headers == [("model", False), ("pgd", True), ("cw", True)]
     assert [[field.kind for field in row] for row in made.rows] == [["", "num q10", "num q0"], ["", "num", "num q5"]]
     assert made.rows[1][1].text == "-"
