@@ -37,7 +37,8 @@ class TrainingBars:
         if state.epoch == state.epochs:
             self._bars.pop(state.name).remove()
             note = f"; {state.note}" if state.note else ""
-            done = "" if state.loss is None else f"{state.epochs} epochs, loss {state.loss:.4f}, "
+            epochs = f"{state.epochs} {'epoch' if state.epochs == 1 else 'epochs'}"
+            done = "" if state.loss is None else f"{epochs}, loss {state.loss:.4f}, "
             self._progress.finished(f"{state.name}: {done}{state.seconds:.1f} s{note}")
 
 
