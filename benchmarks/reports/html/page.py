@@ -363,17 +363,19 @@ class _Page:
         by_cell = {result.cell.id: result for result in self.content.results}
         rows = []
         for result in self._shown_results:
-            line = reproducing_command(result, by_cell) or _NO_COMMAND
+            cell, line = result.cell, reproducing_command(result, by_cell) or _NO_COMMAND
             is_command = line != _NO_COMMAND and len(line) <= _LONGEST_COMMAND
             rows.append(
                 [
-                    Field(_cell_name(result)),
+                    Field(
+                        shortened(f"{cell.defense}, {cell.attack_label}, {cell.norm} {result.eps or 'any distance'}")
+                    ),
                     Field(line if is_command else shortened(line), kind="code" if is_command else ""),
-                    Field(result.cell.id, kind="code"),
+                    Field(cell.id, kind="code"),
                     number(1 + self.environments.index(_versions(result.versions))),
                     Field(shortened(result.device)),
-                    Field(result.cell.checkpoint[:12], kind="code"),
-                    Field(result.cell.data[:12], kind="code"),
+                    Field(cell.checkpoint[:12], kind="code"),
+                    Field(cell.data[:12], kind="code"),
                 ]
             )
         headers = [
@@ -393,11 +395,6 @@ def _versions(versions: dict[str, str]) -> str:
     return (
         shortened(", ".join(f"{name} {version}" for name, version in sorted(versions.items())), most=400) or "unknown"
     )
-
-
-def _cell_name(result: Result) -> str:
-    cell = result.cell
-    return shortened(f"{cell.defense}, {cell.attack_label}, {cell.norm} {result.eps or 'any distance'}")
 
 
 def _title(label: str, row: dict[str, Any]) -> str:
