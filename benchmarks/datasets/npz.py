@@ -48,9 +48,9 @@ class Npz(Dataset):
         self._images = {"test": _images(arrays, _name("images", arrays), test)}
         self._labels = {"test": _labels(arrays, _name("labels", arrays), test)}
         train = path / "train.npz"
-        self.files = [test]
+        self.read_files = [test]
         if path.is_dir() and train.exists():
-            self.files = [test, train]
+            self.read_files = [test, train]
             more = _arrays(train)
             self._images["train"] = _images(more, _name("images", more, _TRAIN), train)
             self._labels["train"] = _labels(more, _name("labels", more, _TRAIN), train)

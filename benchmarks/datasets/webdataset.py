@@ -61,7 +61,7 @@ class WebDataset(Pictures):
         shards = [
             (split, path) for split, pattern in patterns.items() if pattern is not None for path in _shards(pattern)
         ]
-        self.files = [path for _, path in shards]
+        self.read_files = [path for _, path in shards]
         found = [
             (split, image, text)
             for split, path in shards

@@ -37,6 +37,7 @@ class Unfinished:
         missing: The rows of cells that are missing.
         errors: The error of each failed cell.
         damaged: The line of each damaged file.
+        missing_reason: What is said of each missing cell.
     """
 
     lines: Sequence[str] = ()
@@ -44,6 +45,7 @@ class Unfinished:
     missing: pd.DataFrame | None = None
     errors: Sequence[str] = ()
     damaged: Sequence[str] = ()
+    missing_reason: str = ""
 
     def cases(self, positions: SuitePositions | None) -> list[Case]:
         """The cells and files as test cases.
@@ -58,7 +60,7 @@ class Unfinished:
         if self.failed is not None:
             cases += row_cases(self.failed, "error", reasons=self.errors, positions=positions)
         if self.missing is not None:
-            reasons = ["it was requested, and is missing: run the same command again"] * len(self.missing)
+            reasons = [self.missing_reason] * len(self.missing)
             cases += row_cases(self.missing, "skipped", reasons=reasons, positions=positions)
         return cases
 

@@ -44,7 +44,7 @@ class Dataset(ABC):
         shape: ``(C, H, W)`` of every image.
         class_names: The name of each class, in order; ``None`` if they are unknown.
         options: The options in its name.
-        files: The files that its ``__init__`` has read; where one has changed, :func:`~.load.load_dataset` reads them again.
+        read_files: The files that its ``__init__`` has read; where one has changed, :func:`~.load.load_dataset` reads them again.
     """
 
     paper: ClassVar[str] = ""
@@ -59,7 +59,7 @@ class Dataset(ABC):
     shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None = None
     options: Mapping[str, str] = MappingProxyType({})
-    files: Sequence[Path] = ()
+    read_files: Sequence[Path] = ()
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
         """Checks the argument; reads no image yet.

@@ -45,10 +45,10 @@ def load_dataset(name: str, *, data_dir: Path | str | None = None, **options: Un
     key = with_options(name, options), None if data_dir is None else Path(data_dir).expanduser()
     if key in _loaded:
         dataset, states = _loaded[key]
-        if states == list(map(_state, dataset.files)):
+        if states == list(map(_state, dataset.read_files)):
             return dataset
     dataset = _load(*key)
-    _loaded[key] = dataset, list(map(_state, dataset.files))
+    _loaded[key] = dataset, list(map(_state, dataset.read_files))
     return dataset
 
 

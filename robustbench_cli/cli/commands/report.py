@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -163,12 +163,10 @@ def report(
     config = None if suite is None else _suite(suite)
     if config is None and is_on_command_line("data_dir"):
         raise UserError("--data-dir changes nothing without --suite, whose cells depend on the images: leave it out")
-    cells_of = None if config is None else partial(_planned_cells, config, data_dir)
+    plan = None if config is None else _Plan(suite or "", partial(_planned_cells, config, data_dir))
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
-    content = _Content.of(
-        [Store(path) for path in paths], allowed, corruption_baseline, cells_of=cells_of, suite_file=suite or ""
-    )
+    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, plan)
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
@@ -263,8 +261,23 @@ def _comparison(compare: str | None, other_row: str | None) -> ComparedRows | No
     return None if compare is None else parse_comparison(compare, other_row)
 
 
+_RESUME = "run the same command again to resume, or 'advdef store prune --unfinished' to forget what is missing"
+
 _MAX_LINES = 20
 """The largest number of lines that name missing cells."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The suite of ``--suite``.
+
+    Attributes:
+        file: Its file.
+        cells: Gives, for all cells of the stores, those of the suite that count; ``None`` if all count.
+    """
+
+    file: str
+    cells: Callable[[Sequence[Cell]], SuiteCells | None]
 
 
 @dataclass
@@ -295,9 +308,7 @@ class _Content:
         stores: Sequence[Store],
         allowed: Mapping[str, Sequence[str]],
         corruption_baseline: str | None,
-        *,
-        cells_of: Callable[[Sequence[Cell]], SuiteCells | None] | None,
-        suite_file: str,
+        plan: _Plan | None = None,
     ) -> _Content:
         """Reads stores.
 
@@ -305,8 +316,7 @@ class _Content:
             stores: The stores; a cell that several of them have counts once.
             allowed: The values allowed for each column.
             corruption_baseline: What the corruption errors are divided by.
-            cells_of: Gives, for all cells of the stores, those of the suite that count; all count where there are none.
-            suite_file: The suite's file, for messages.
+            plan: The suite whose cells count; all cells count without one.
         """
         from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
         from robustbench_cli.benchmarks.reports import gates
@@ -323,9 +333,10 @@ class _Content:
         requested = {cell_id: entry for store in stores for cell_id, entry in store.missing(damaged=collect).items()}
         results = _results(stores, collect)
         failures = _failures(stores, results, collect)
-        suite = None if cells_of is None else cells_of([result.cell for result, _ in results.values()])
-        if suite is not None:
+        advice = _RESUME
+        if plan is not None and (suite := plan.cells([result.cell for result, _ in results.values()])) is not None:
             results, failures, requested = _of_suite(suite, results, failures)
+            advice = f"run 'advdef sweep {plan.file}' with the same store"
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
@@ -340,9 +351,7 @@ class _Content:
             table = with_corruption_errors(table, errors, name=corruption_baseline)
         conflicts = _add_certified_columns(table, [results[result.cell.id] for result in intact], stores, collect)
         absent = _absent(requested, stores, {failure.cell.id for failure in failures})
-        unfinished = _unfinished(table, failures, absent, allowed, damaged)
-        if suite is not None:
-            unfinished = replace(unfinished, advice=f"run 'advdef sweep {suite_file}' with the same store")
+        unfinished = _unfinished(table, failures, absent, allowed, damaged=damaged, advice=advice)
         table = gates.select(table, allowed)
         shown = {*table["cell"]}
         return cls(
@@ -401,8 +410,10 @@ def _of_suite(
     """The results and failures of a suite, and its other cells, requested or not."""
     of_suite = {cell_id: entry for cell_id, entry in results.items() if entry[0].cell in suite}
     failed = [failure for failure in failures if failure.cell in suite]
-    return of_suite, failed, suite.absent(
-        [*(result.cell for result, _ in of_suite.values()), *(failure.cell for failure in failed)]
+    return (
+        of_suite,
+        failed,
+        suite.absent([*(result.cell for result, _ in of_suite.values()), *(failure.cell for failure in failed)]),
     )
 
 
@@ -434,7 +445,9 @@ def _unfinished(
     failures: Sequence[Failure],
     absent: Sequence[RequestedCell],
     allowed: Mapping[str, Sequence[str]],
+    *,
     damaged: Sequence[str],
+    advice: str,
 ) -> Unfinished:
     """The allowed cells among those that failed or are missing; warns of conditions that fit none of all these rows."""
     from robustbench_cli.benchmarks.reports import gates
@@ -448,23 +461,21 @@ def _unfinished(
     lines = [
         *damaged,
         *(failure_line(failures[index]) for index in failed.index),
-        *_missing_lines([absent[index] for index in missing.index]),
+        *_missing_lines([absent[index] for index in missing.index], advice),
     ]
-    return Unfinished(lines, failed, missing, [failures[index].error for index in failed.index], damaged)
+    errors = [failures[index].error for index in failed.index]
+    return Unfinished(lines, failed, missing, errors, damaged, f"it is missing: {advice}")
 
 
-def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
-    """A line for each missing cell, up to :data:`_MAX_LINES`; the last says what to do."""
+def _missing_lines(absent: Sequence[RequestedCell], advice: str) -> list[str]:
+    """A line for each missing cell, up to :data:`_MAX_LINES`; the last gives the advice."""
     from robustbench_cli.cli.descriptions import missing_line
 
     lines = [missing_line(entry) for entry in absent[:_MAX_LINES]]
     if absent[_MAX_LINES:]:
         lines.append(f"and {len(absent) - _MAX_LINES} more cells are missing")
     if lines:
-        lines[-1] += (
-            ": run the same command again to resume, or 'advdef store prune --unfinished' to forget "
-            f"{'it' if len(absent) == 1 else 'them'}"
-        )
+        lines[-1] += f": {advice}"
     return lines
 
 
