@@ -15,6 +15,7 @@ from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.surgery.random_weights import RandomWeights, shared_draws, with_random_weights
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, ascend
+from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["AdvBNN"]
@@ -67,9 +68,7 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
                 step_size=self.pgd_step_size,
                 start="image",
             )
-            return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(
-                network, self.prior_sigma
-            )
+            return label_loss(network(perturbed), labels) + weight * _divergence(network, self.prior_sigma)
 
         with shared_draws(model):
             trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)

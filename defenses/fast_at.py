@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.adversarial import ascend
+from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.training.weight_selection import Collapse
 
@@ -88,4 +89,4 @@ class FastAT(Defense):
             step_size=self.step_size or 1.25 * self.radius,
             training=True,
         )
-        return functional.cross_entropy(network(perturbed), labels)
+        return label_loss(network(perturbed), labels)

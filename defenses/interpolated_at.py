@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional
 
 from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training.gradients import label_loss
 
 __all__ = ["InterpolatedAT"]
 
@@ -44,5 +44,5 @@ class InterpolatedAT(AdversarialTraining):
         coefficient = Beta(self.alpha, self.alpha).sample().item()
         order = torch.randperm(len(images), device=images.device)
         logits = forward(coefficient * images + (1 - coefficient) * images[order])
-        first, second = functional.cross_entropy(logits, labels), functional.cross_entropy(logits, labels[order])
+        first, second = label_loss(logits, labels), label_loss(logits, labels[order])
         return coefficient * first + (1 - coefficient) * second

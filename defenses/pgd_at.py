@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training.gradients import label_loss
 
 __all__ = ["PGDAT"]
 
@@ -26,4 +26,4 @@ class PGDAT(AdversarialTraining):
     )
 
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(forward(perturbed), labels)
+        return label_loss(forward(perturbed), labels)

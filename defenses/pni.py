@@ -18,6 +18,7 @@ from robustbench_cli.defenses.base.surgery.random_weights import (
     with_random_weights,
 )
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, ascend
+from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["PNI"]
@@ -64,7 +65,7 @@ class PNI(AttackInTraining, RandomizedDefense):
             steps=self.steps,
             step_size=self.pgd_step_size,
         )
-        return (functional.cross_entropy(logits, labels) + functional.cross_entropy(network(perturbed), labels)) / 2
+        return (label_loss(logits, labels) + label_loss(network(perturbed), labels)) / 2
 
 
 class _Layer(RandomWeights):

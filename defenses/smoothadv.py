@@ -13,6 +13,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.threat import Threat, project, steepest_ascent
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.stochastic import normal_like
+from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
 
@@ -66,7 +67,7 @@ class SmoothAdv(RandomizedSmoothing):
         """
         classifier, noise = base_classifier(network), self.sigma * normal_like(self._repeat(images))
         perturbed = self.perturb(classifier, images, labels, noise)
-        return functional.cross_entropy(classifier(self._repeat(perturbed) + noise), labels.repeat(self.noise_samples))
+        return label_loss(classifier(self._repeat(perturbed) + noise), labels.repeat(self.noise_samples))
 
     def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """PGD in l2 on the smoothed classifier.

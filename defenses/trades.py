@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
+from robustbench_cli.defenses.base.training.gradients import label_loss
 
 __all__ = ["TRADES"]
 
@@ -39,4 +39,4 @@ class TRADES(AdversarialTraining):
 
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean = forward(images)
-        return functional.cross_entropy(clean, labels) + self.beta * kl_divergence(clean, forward(perturbed)).mean()
+        return label_loss(clean, labels) + self.beta * kl_divergence(clean, forward(perturbed)).mean()

@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from robustbench_cli.core.errors import Notice, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors, parameters_and_buffers
+from robustbench_cli.defenses.base.training.decayed import is_norm
+from robustbench_cli.defenses.base.training.gradients import label_loss
 
 __all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
@@ -72,6 +73,16 @@ class BatchedEnsemble(nn.Module):
             for name, tensor in parameters_and_buffers(network).items():
                 tensor.copy_(state[name])
 
+    def norm_parameters(self) -> list[nn.Parameter]:
+        """The joined parameters of the networks' normalization layers."""
+        (structure,) = self._structure
+        norms = [f"{name}." for name, module in structure.named_modules() if is_norm(module)]
+        return [
+            cast("nn.Parameter", getattr(self, _tensor_name(index)))
+            for index, name in enumerate(self._shapes)
+            if name.startswith(tuple(norms)) and name in dict(structure.named_parameters())
+        ]
+
     def _packed_logits(self, rows: Tensor) -> Tensor | None:
         """The logits ``(M, B, K)`` of the packed networks; ``None`` if they cannot be packed."""
         if self._packed is None:
@@ -124,7 +135,7 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
         labels: ``(B,)``.
     """
     logits = network(images)
-    mean = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+    mean = label_loss(logits.flatten(0, 1), labels.repeat(len(logits)))
     if mean.requires_grad:
         mean.register_hook(lambda slope: slope * len(logits))
     return mean

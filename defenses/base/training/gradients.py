@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["Gradients", "TrainingLoss", "cross_entropy", "gradients_of"]
+__all__ = ["Gradients", "Smoothing", "TrainingLoss", "cross_entropy", "gradients_of", "label_loss", "smoothing_labels"]
 
 TrainingLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """From the network, images ``(B, C, H, W)`` and labels ``(B,)`` to the mean loss over the batch."""
@@ -21,6 +24,52 @@ gradients. A gradient is ``None`` if the loss does not depend on the parameter.
 """
 
 
+@dataclass
+class Smoothing:
+    """The label smoothing of a training step.
+
+    Attributes:
+        share: The share of the label's probability that is spread evenly over all classes.
+        used: Whether a loss has used it.
+    """
+
+    share: float
+    used: bool = False
+
+
+_smoothing: ContextVar[Smoothing] = ContextVar("label smoothing")
+
+
+@contextmanager
+def smoothing_labels(share: float) -> Iterator[Smoothing]:
+    """Makes :func:`label_loss` smooth labels within the context.
+
+    Args:
+        share: The share of the label's probability that is spread evenly over all classes, in [0, 1).
+
+    Yields:
+        A record that says whether a loss has used it.
+    """
+    current = Smoothing(share)
+    token = _smoothing.set(current)
+    try:
+        yield current
+    finally:
+        _smoothing.reset(token)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of logits in the loss of the weights, with the label smoothing of the recipe.
+
+    Args:
+        logits: ``(B, K)``.
+        labels: ``(B,)``, or probabilities ``(B, K)``.
+    """
+    current = _smoothing.get(Smoothing(0))
+    current.used = True
+    return functional.cross_entropy(logits, labels, label_smoothing=current.share)
+
+
 def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """The mean cross-entropy of a network's logits.
 
@@ -29,7 +78,7 @@ def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images: ``(B, C, H, W)`` in [0, 1].
         labels: ``(B,)``.
     """
-    return functional.cross_entropy(network(images), labels)
+    return label_loss(network(images), labels)
 
 
 def gradients_of(loss: TrainingLoss) -> Gradients:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from robustbench_cli.core.settings import Settings
+from robustbench_cli.defenses.base.training.decayed import split_by_decay
 
 __all__ = ["Recipe"]
 
@@ -31,23 +32,55 @@ class Recipe(Settings):
     batch_size: int = Field(
         128, ge=1, description="largest number of images in a step; the batches of an epoch have nearly equal sizes"
     )
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: AdamW; sgd: SGD with Nesterov momentum")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: AdamW; sgd: SGD with momentum")
     lr: float = Field(4e-3, gt=0, description="maximum learning rate")
     momentum: float = Field(0.9, gt=0, lt=1, description="momentum of sgd")
+    nesterov: bool = Field(True, description="whether the momentum of sgd is Nesterov's")
     weight_decay: float = Field(
         0.01, ge=0, description="weight decay: decoupled for adam (AdamW), added to the gradient for sgd"
     )
-    schedule: Literal["one-cycle", "constant", "cyclic", "cosine", "multistep"] = Field(
+    decayed: Literal["all", "weights-and-biases", "weights"] = Field(
+        "all",
+        description="the parameters that decay: all; weights-and-biases: those of all layers except norms; weights: the "
+        "weights of convolutions and fully connected layers",
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="largest l2 norm of the gradient of all parameters together; a longer one is scaled to it",
+    )
+    label_smoothing: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="share of the label's probability that is spread evenly over all classes, in the loss of the weights; the "
+        "attack in training takes the label itself",
+    )
+    schedule: Literal["one-cycle", "constant", "cyclic", "linear", "cosine", "multistep", "torch-one-cycle"] = Field(
         "one-cycle",
         description="one-cycle: linear rise for a fifth of the steps, then cosine decay to 0; constant: always lr; cyclic: "
-        "linear rise for two fifths of the steps, then linear decay; cosine: cosine decay; multistep: divided by 10 at each "
-        "milestone",
+        "linear rise for two fifths of the steps, then linear decay; linear: linear decay to 0; cosine: cosine decay to 0; "
+        "multistep: divided by 10 at each milestone; torch-one-cycle: torch's OneCycleLR, which rises from lr/25 during the "
+        "warm-up, falls to lr/250,000 along cosines, and moves the momentum of sgd against it by 0.05 to both sides",
     )
     milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.5, 0.75), description="milestones of multistep, as fractions of all steps"
     )
+    warmup: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="fraction of the steps in which the learning rate rises linearly from 0, before the decay of the schedule "
+        "begins; one-cycle and cyclic have a rise of their own",
+    )
+    schedule_position: Literal["step", "next-step", "epoch"] = Field(
+        "step",
+        description="the position in the schedule: step: the number of finished steps; next-step: this one included; epoch: "
+        "the number of finished epochs, so the rate changes only between epochs",
+    )
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="arithmetic of the layers; bf16 is faster if the hardware supports it"
+        "float32",
+        description="arithmetic of the layers; bf16 is faster if the hardware supports it, and the weights stay float32",
     )
     ema: float = Field(
         0,
@@ -70,6 +103,12 @@ class Recipe(Settings):
     )
     held_out_steps: int = Field(10, ge=1, description="number of steps of that PGD")
 
+    @model_validator(mode="after")
+    def _one_rise(self) -> Self:
+        if self.warmup and self.schedule in {"one-cycle", "cyclic"}:
+            raise ValueError(f"{self.schedule} has a rise of its own: leave warmup out, or give another schedule")
+        return self
+
     @property
     def in_effect(self) -> dict[str, Any]:
         """The fields that have an effect, as JSON values.
@@ -77,7 +116,9 @@ class Recipe(Settings):
         A feature that is off adds no field. So a new feature leaves the keys of cached checkpoints as they are.
         """
         values = self.model_dump(mode="json")
+        young = ("nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
         unused = {
+            **{name: values[name] == type(self).model_fields[name].default for name in young},
             "milestones": self.schedule != "multistep",
             "ema": self.ema == 0,
             **dict.fromkeys(("held_out", "held_out_eps", "held_out_steps"), self.held_out == 0),
@@ -91,23 +132,74 @@ class Recipe(Settings):
             step: The number of the step, from 0.
             steps: The number of all steps.
         """
-        if self.schedule == "constant":
-            return self.lr
+        position, total = self._position(step, steps)
+        if self.schedule == "torch-one-cycle":
+            return self._between(self.lr / 25, self.lr, self.lr / 250_000, position, total)
+        if self.schedule in {"one-cycle", "cyclic"}:
+            return self.lr * self._cycle((position + 1) / (total + 1))
+        rise = self.warmup * total
+        if position < rise:
+            return self.lr * position / rise
+        done = (position - rise) / (total - rise)
         if self.schedule == "multistep":
-            return self.lr * 0.1 ** sum(step >= milestone * steps for milestone in self.milestones)
-        if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
-        position, peak = (step + 1) / (steps + 1), 0.2
-        if self.schedule == "cyclic":
-            return self.lr * min(position / 0.4, (1 - position) / 0.6)
-        if position < peak:
-            return self.lr * position / peak
-        return self.lr * (1 + math.cos(math.pi * (position - peak) / (1 - peak))) / 2
+            # Without the tolerance, 3 / 7 of 70 steps would be a little more than 30.
+            return self.lr * 0.1 ** sum(position >= milestone * total - 1e-6 for milestone in self.milestones)
+        return (
+            self.lr * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
+        )
 
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Builds the optimizer for ``parameters``."""
+    def optimizer_values(self, step: int, steps: int) -> dict[str, float]:
+        """The values of the optimizer that change from step to step: the learning rate, and the momentum if it changes.
+
+        Args:
+            step: The number of the step, from 0.
+            steps: The number of all steps.
+        """
+        values = {"lr": self.rate(step, steps)}
+        if self.schedule == "torch-one-cycle" and self.optimizer == "sgd":
+            low, high = self.momentum - 0.05, min(self.momentum + 0.05, 1.0)
+            values["momentum"] = self._between(high, low, high, *self._position(step, steps))
+        return values
+
+    def _position(self, step: int, steps: int) -> tuple[int, int]:
+        """The position of a step in the schedule, and the number of positions."""
+        if self.schedule_position == "epoch":
+            return step * self.epochs // steps, self.epochs
+        return step + (self.schedule_position == "next-step"), steps
+
+    def _between(self, start: float, peak: float, end: float, position: int, total: int) -> float:
+        """A value of torch's OneCycleLR, which goes along a cosine from ``start`` to ``peak``, then to ``end``."""
+        turn, last = self.warmup * total - 1, total - 1
+        if position <= turn:
+            before, after, done = start, peak, position / turn if turn else 1.0
+        else:
+            before, after, done = peak, end, (position - turn) / (last - turn)
+        return after + (before - after) * (1 + math.cos(math.pi * done)) / 2
+
+    def _cycle(self, position: float) -> float:
+        """The share of the maximum of a schedule that rises from 0 and falls to 0, for a position in (0, 1)."""
+        if self.schedule == "cyclic":
+            return min(position / 0.4, (1 - position) / 0.6)
+        peak = 0.2
+        if position < peak:
+            return position / peak
+        return (1 + math.cos(math.pi * (position - peak) / (1 - peak))) / 2
+
+    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Builds the optimizer for those parameters of a network that require a gradient.
+
+        Args:
+            network: The network.
+        """
+        decayed, others = split_by_decay(network, self.decayed)
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}] if others else [{"params": decayed}]
         if self.optimizer == "adam":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, nesterov=True, weight_decay=self.weight_decay, fused=True
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=True,
         )

@@ -7,7 +7,7 @@ import json
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,13 @@ from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pgd
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
-from robustbench_cli.defenses.base.training.gradients import Gradients, TrainingLoss, cross_entropy, gradients_of
+from robustbench_cli.defenses.base.training.gradients import (
+    Gradients,
+    TrainingLoss,
+    cross_entropy,
+    gradients_of,
+    smoothing_labels,
+)
 from robustbench_cli.defenses.base.training.loading import Examples, Loader
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -265,7 +271,7 @@ class Trainer:
             trained=network,
             whole=whole or network,
             parameters=parameters,
-            optimizer=self.recipe.build_optimizer(parameters),
+            optimizer=self.recipe.build_optimizer(network),
             gradients=gradients,
             selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
             eps=eps,
@@ -303,7 +309,7 @@ class Trainer:
             for rows, labels in self._loader.batches(shares, partial(self._rows, run.frozen)):
                 for _ in range(run.replays):
                     self.fraction_done = step / steps
-                    losses.append(self._step(run, rows, labels, self.recipe.rate(step, steps)))
+                    losses.append(self._step(run, rows, labels, self.recipe.optimizer_values(step, steps)))
                     run.selection.after_step(step)
                     step += 1
         run.optimizer.zero_grad()
@@ -393,14 +399,18 @@ class Trainer:
         """The arithmetic of the layers in training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _step(self, run: _Run, rows: Tensor, labels: Tensor, rate: float) -> Tensor:
-        """Takes one optimizer step at a learning rate; returns the mean loss before it."""
+    def _step(self, run: _Run, rows: Tensor, labels: Tensor, values: Mapping[str, float]) -> Tensor:
+        """Takes one optimizer step with values such as its learning rate; returns the mean loss before it."""
         for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        with self._autocast():
+            group.update(values)
+        with self._autocast(), smoothing_labels(self.recipe.label_smoothing) as smoothing:
             loss, gradients = run.gradients(run.trained, rows, labels, run.parameters)
+        if smoothing.share and not smoothing.used:
+            raise UserError(f"train.label_smoothing has no effect on this loss ({run.name}): leave it out")
         for parameter, gradient in zip(run.parameters, gradients, strict=True):
             parameter.grad = gradient if gradient is None else _with_layout_of(parameter, gradient)
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(run.parameters, self.recipe.clip_norm)
         run.optimizer.step()
         return loss.detach()
 

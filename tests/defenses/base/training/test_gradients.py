@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.training.gradients import cross_entropy, gradients_of
+from robustbench_cli.defenses.base.training.gradients import (
+    cross_entropy,
+    gradients_of,
+    label_loss,
+    smoothing_labels,
+)
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -61,3 +66,17 @@ def test_a_custom_loss(digits: Any, normed: Callable[[], nn.Module]) -> None:
     assert len(modes) == 11
     assert all(modes)
     assert not torch.equal(model[0].weight, before)
+
+
+def test_label_smoothing() -> None:
+    """The loss is that of labels with 1 - s + s / K at the class and s / K elsewhere; without a context, of the labels."""
+    logits, labels = torch.randn(6, 5), torch.tensor([0, 1, 4, 3, 2, 2])
+    log_p = logits.log_softmax(1)
+    torch.testing.assert_close(label_loss(logits, labels), -log_p[range(6), labels].mean())
+    with smoothing_labels(0.3) as smoothing:
+        assert not smoothing.used
+        loss = label_loss(logits, labels)
+        assert smoothing.used
+    smooth = 0.06 + 0.7 * torch.eye(5)[labels]
+    torch.testing.assert_close(loss, -(smooth * log_p).sum(1).mean())
+    torch.testing.assert_close(label_loss(logits, labels), -log_p[range(6), labels].mean())

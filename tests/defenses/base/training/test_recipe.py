@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,14 @@ def test_fields_in_effect() -> None:
     assert Recipe(held_out_steps=3, milestones=(0.1,)).in_effect == plain
     assert not {"ema", "held_out", "held_out_eps", "held_out_steps", "milestones"} & set(plain)
     assert Recipe(held_out=0.1, held_out_steps=3).in_effect["held_out_steps"] == 3
+    young = {
+        "nesterov": False,
+        "decayed": "weights",
+        "clip_norm": 1,
+        "label_smoothing": 0.1,
+        "schedule_position": "epoch",
+    }
+    assert Recipe(**young).in_effect.keys() - plain.keys() == {*young}
     assert Recipe(ema=0.5, schedule="multistep").in_effect.keys() - plain.keys() == {"ema", "milestones"}
 
 
@@ -63,3 +73,62 @@ def test_values_out_of_range() -> None:
     for key, value in {"ema": 1, "held_out": 0.9, "held_out_eps": 2, "milestones": [2]}.items():
         with pytest.raises(UserError, match=rf"train.{key}(.0)? is {value if key != 'milestones' else 2}: "):
             Recipe.from_parameters({key: value}, name="train")
+
+
+def test_warm_up() -> None:
+    """A rise from 0 to lr, then the schedule in the steps that are left: optax's warm-up with a cosine, by its definition."""
+    steps, rise = 40, 10
+    for schedule, after in {
+        "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+        "linear": lambda done: 1 - done,
+        "constant": lambda done: 1.0,
+    }.items():
+        recipe = Recipe.from_parameters({"schedule": schedule, "lr": 0.4, "warmup": rise / steps}, name="train")
+        expected = [0.04 * step for step in range(rise)]
+        expected += [0.4 * after((step - rise) / (steps - rise)) for step in range(rise, steps)]
+        assert [recipe.rate(step, steps) for step in range(steps)] == pytest.approx(expected)
+    multistep = Recipe(schedule="multistep", lr=1, warmup=0.25, milestones=(0.5,))
+    assert [multistep.rate(step, 8) for step in range(8)] == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_milestones_between_steps() -> None:
+    """A milestone that is a whole number of steps is one despite rounding: after 30 of 70 steps, after 74 of 76 epochs."""
+    for part, whole in ((30, 70), (74, 76), (99, 200), (100, 110)):
+        recipe = Recipe(schedule="multistep", lr=1, milestones=(part / whole,))
+        rates = [recipe.rate(step, 391 * whole) for step in (391 * part - 1, 391 * part)]
+        assert rates == pytest.approx([1, 0.1])
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0.3, 20), (0.025, 400), (0.02, 20)])
+def test_torch_one_cycle(warmup: float, total: int) -> None:
+    """Rates and momentum equal those of torch's OneCycleLR, also without a step of the warm-up."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=0.2, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=total, pct_start=warmup)
+    recipe = Recipe(optimizer="sgd", lr=0.2, schedule="torch-one-cycle", warmup=warmup)
+    for step in range(total):
+        theirs = {key: optimizer.param_groups[0][key] for key in ("lr", "momentum")}
+        assert recipe.optimizer_values(step, total) == pytest.approx(theirs, rel=1e-6)
+        optimizer.step()
+        scheduler.step()
+    # torch divides by 0 if the warm-up is a single step.
+    single = Recipe(optimizer="sgd", lr=0.2, schedule="torch-one-cycle", warmup=0.05)
+    assert single.optimizer_values(0, 20) == pytest.approx({"lr": 0.2, "momentum": 0.85})
+
+
+def test_positions_in_the_schedule() -> None:
+    """Finished steps, this one included, or finished epochs: the last changes the rate only between epochs."""
+    common = {"schedule": "linear", "lr": 1, "epochs": 4}
+    rates = {
+        position: [Recipe(**common, schedule_position=position).rate(step, 12) for step in range(12)]
+        for position in ("step", "next-step", "epoch")
+    }
+    assert rates["step"] == pytest.approx([1 - step / 12 for step in range(12)])
+    assert rates["next-step"] == pytest.approx([1 - (step + 1) / 12 for step in range(12)])
+    assert rates["epoch"] == pytest.approx([1, 1, 1, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25])
+
+
+def test_a_schedule_with_a_rise_of_its_own_takes_no_other() -> None:
+    """An option that would change nothing is a usage error."""
+    for schedule in ("one-cycle", "cyclic"):
+        with pytest.raises(UserError, match=f"{schedule} has a rise of its own: leave warmup out"):
+            Recipe.from_parameters({"schedule": schedule, "warmup": 0.1}, name="train")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -211,3 +212,84 @@ def test_the_recorded_seconds(digits: Any, normed: Callable[[], nn.Module], monk
     assert recorded == [1, 1 + 4, 16, 16 + 64]
     assert {name: part["seconds"] for name, part in trainer.record["trained"].items()} == {"first": 5, "second": 80}
     assert trainer.record["seconds"] == 85
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nesterov": False},
+        {"clip_norm": 0.05},
+        {"label_smoothing": 0.2},
+        {"decayed": "weights", "weight_decay": 0.5},
+        {"decayed": "weights-and-biases", "weight_decay": 0.5, "clip_norm": 0.5, "optimizer": "adam"},
+        {"schedule": "torch-one-cycle", "warmup": 0.5},
+    ],
+    ids=lambda options: "+".join(options),
+)
+def test_steps_equal_those_of_torch(digits: Any, options: dict[str, Any]) -> None:
+    """Six full-batch steps give the weights of a plain loop with torch's optimizer, clipping, smoothing and scheduler."""
+    train, _ = digits
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 10))
+    reference = copy.deepcopy(model)
+    values = {"optimizer": "sgd", "lr": 0.2, "weight_decay": 0.01, "schedule": "constant", **options}
+    recipe = Recipe.from_parameters({"epochs": 6, "batch_size": 2000, **values}, name="train")
+    Trainer(train, recipe, seed=0, device=CPU).fit(model, name="parity")
+
+    weights = [reference[1].weight, reference[4].weight]
+    others = [reference[1].bias, reference[4].bias] if options.get("decayed") == "weights" else []
+    norms = list(reference[2].parameters()) if "decayed" in options else []
+    decayed = [
+        parameter for parameter in reference.parameters() if not any(parameter is each for each in others + norms)
+    ]
+    assert all(any(weight is each for each in decayed) for weight in weights)
+    groups = [{"params": decayed}, {"params": others + norms, "weight_decay": 0.0}]
+    if values["optimizer"] == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.2, weight_decay=recipe.weight_decay)
+    else:
+        nesterov = options.get("nesterov", True)
+        optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9, nesterov=nesterov, weight_decay=recipe.weight_decay)
+    cycle = "warmup" in options
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=6, pct_start=0.5) if cycle else None
+    loss = nn.CrossEntropyLoss(label_smoothing=options.get("label_smoothing", 0))
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss(reference(train.images), train.labels).backward()
+        if "clip_norm" in options:
+            nn.utils.clip_grad_norm_(reference.parameters(), options["clip_norm"])
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_label_smoothing_that_no_loss_uses(digits: Any) -> None:
+    """An option that was given is never ignored."""
+    train, _ = digits
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(network(images), labels)
+
+    with pytest.raises(UserError, match=r"train.label_smoothing has no effect on this loss \(own\): leave it out"):
+        Trainer(train, Recipe(epochs=1, label_smoothing=0.1), seed=0, device=CPU).fit(model, name="own", loss=loss)
+
+
+def test_bf16_has_float32_master_weights(digits: Any) -> None:
+    """The layers compute in bf16, and steps far below bf16's resolution still move the weights, as exact sums do."""
+    train, _ = digits
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = model[1].weight.detach().clone()
+    seen: set[torch.dtype] = set()
+    model[1].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    values = {"optimizer": "sgd", "schedule": "constant", "weight_decay": 0, "precision": "bf16", "lr": 1e-6}
+    recipe = Recipe.from_parameters({"epochs": 1, "batch_size": 2000, **values}, name="train")
+    Trainer(train, recipe, seed=0, device=CPU).fit(model, name="bf16")
+    assert torch.bfloat16 in seen
+    assert model[1].weight.dtype == torch.float32
+    logits = nn.functional.linear(train.images.flatten(1), before, model[1].bias.detach())
+    gradient = (logits.softmax(1) - torch.eye(10)[train.labels]).T @ train.images.flatten(1) / len(train)
+    moved = model[1].weight.detach() - before
+    assert moved.abs().max() < 1e-5
+    torch.testing.assert_close(moved, -1.9e-6 * gradient, rtol=0.05, atol=3e-8)
