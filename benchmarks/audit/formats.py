@@ -1,4 +1,4 @@
-"""The formats of an audit: plain text, JSON, Markdown, and those of pipelines."""
+"""The formats of an audit: plain text, JSON, Markdown, those of pipelines, and a page."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ def _lines(group: AuditedRows) -> list[str]:
 def _figures(group: AuditedRows) -> list[str]:
     """A line for each threat."""
     return [
-        f"{f'eps {threat.eps}' if threat.eps else 'any distance'}"
-        f"{'' if threat.targeted == 'no' else f', targeted {threat.targeted}'}"
-        f"{f', seed {threat.seed}' if threat.seed else ''}: clean {100 * threat.clean_accuracy:.1f}, "
-        f"robust {100 * threat.robust_accuracy:.1f} "
+        f"{threat.text}: clean {100 * threat.clean_accuracy:.1f}, robust {100 * threat.robust_accuracy:.1f} "
         f"[{100 * threat.robust_accuracy_low:.1f}, {100 * threat.robust_accuracy_high:.1f}] "
         f"under {', '.join(threat.attacks)}"
         for threat in group.threats
@@ -48,10 +45,7 @@ def _figures(group: AuditedRows) -> list[str]:
 
 def _left_out(group: AuditedRows) -> list[str]:
     """A line for each reason, with the checks that did not run for it."""
-    checks: dict[str, list[str]] = {}
-    for entry in group.left_out:
-        checks.setdefault(entry.reason, []).append(entry.check)
-    return [f"{', '.join(names)} ({reason})" for reason, names in checks.items()]
+    return [f"{', '.join(names)} ({reason})" for reason, names in group.left_out_for.items()]
 
 
 def _json(groups: Sequence[AuditedRows]) -> str:
@@ -108,6 +102,12 @@ def _sarif(groups: Sequence[AuditedRows]) -> str:
     return pipeline_formats.sarif(_with_groups(groups))
 
 
+def _html(groups: Sequence[AuditedRows]) -> str:
+    from robustbench_cli.benchmarks.audit.page import audit_page
+
+    return audit_page(groups)
+
+
 FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {
     "table": _text,
     "json": _json,
@@ -115,5 +115,6 @@ FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {
     "junit": _junit,
     "github": _github,
     "sarif": _sarif,
+    "html": _html,
 }
 """The formats by name, the default first."""

@@ -59,6 +59,14 @@ class Audited(BaseModel):
             limits.append(f"{len(self.left_out)} {'check' if len(self.left_out) == 1 else 'checks'} left out")
         return f"{self.verdict} ({', '.join(limits)})" if limits else self.verdict
 
+    @property
+    def left_out_for(self) -> dict[str, list[str]]:
+        """The names of the checks that did not run, by the reason."""
+        checks: dict[str, list[str]] = {}
+        for entry in self.left_out:
+            checks.setdefault(entry.reason, []).append(entry.check)
+        return checks
+
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}: {self.headline}"]
         lines += [f"  {finding.check} ({finding.severity}): {finding.evidence}" for finding in self.findings]
@@ -89,6 +97,13 @@ class ThreatFigures(BaseModel):
     robust_accuracy: float
     robust_accuracy_low: float
     robust_accuracy_high: float
+
+    @property
+    def text(self) -> str:
+        """The radius, and the targets and the seed that are not the usual ones."""
+        radius = f"eps {self.eps}" if self.eps else "any distance"
+        targeted = "" if self.targeted == "no" else f", targeted {self.targeted}"
+        return f"{radius}{targeted}{f', seed {self.seed}' if self.seed else ''}"
 
 
 class AuditedRows(Audited):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey, verdict_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +104,8 @@ class TradeOffPoint:
         robust: Its robust accuracy.
         attack: The attack, or the per-image worst case.
         on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other. A model
-            with flags is never on the front, and keeps no other model from it.
-        flags: The names of the checks that speak against its robust accuracy.
+            with a doubt is never on the front, and keeps no other model from it.
+        doubt: Why it is not compared: the flags of its row, or else that an audit says ``broken``; empty without a doubt.
     """
 
     label: str
@@ -111,12 +113,12 @@ class TradeOffPoint:
     robust: Estimate
     attack: str
     on_front: bool
-    flags: tuple[str, ...] = ()
+    doubt: str = ""
 
     @property
-    def doubt(self) -> str:
-        """Its label and why it is not compared, for a legend; empty without flags."""
-        return f"{self.label}: not on the front, flag {', '.join(self.flags)}" if self.flags else ""
+    def doubt_line(self) -> str:
+        """Its label and why it is not compared, for a legend; empty without a doubt."""
+        return f"{self.label}: not on the front, {self.doubt}" if self.doubt else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,18 +240,21 @@ def radius_curves(table: pd.DataFrame) -> list[RadiusCurve]:
     return curves
 
 
-def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
+def trade_offs(
+    table: pd.DataFrame, verdicts: Mapping[VerdictKey, AuditedVerdict] = MappingProxyType({})
+) -> list[TradeOff]:
     """Clean against robust accuracy, for each threat under which there is a model.
 
     Args:
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
+        verdicts: The verdicts of audits; see :func:`~.verdicts.severest`.
     """
     charts = []
     for rows in grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
-        flags = [tuple(flag_names(row["flags"] or "")) for row in rows]
+        doubts = [_doubt(row, verdicts) for row in rows]
         # An accuracy that is too high would hide honest models.
         places = [(row["clean_accuracy"], row["robust_accuracy"]) for row in rows]
-        sound = [place for place, names in zip(places, flags, strict=True) if not names]
+        sound = [place for place, doubt in zip(places, doubts, strict=True) if not doubt]
         best = {place for place, on_front in zip(sound, pareto_front(sound), strict=True) if on_front}
         charts.append(
             TradeOff(
@@ -261,14 +266,22 @@ def trade_offs(table: pd.DataFrame) -> list[TradeOff]:
                         clean=estimate(row, "clean"),
                         robust=estimate(row, "robust"),
                         attack=row["attack"],
-                        on_front=not names and place in best,
-                        flags=names,
+                        on_front=not doubt and place in best,
+                        doubt=doubt,
                     )
-                    for row, label, place, names in zip(rows, model_labels(rows), places, flags, strict=True)
+                    for row, label, place, doubt in zip(rows, model_labels(rows), places, doubts, strict=True)
                 ),
             )
         )
     return charts
+
+
+def _doubt(row: dict[str, Any], verdicts: Mapping[VerdictKey, AuditedVerdict]) -> str:
+    """Why the robust accuracy of a row is not compared; see :class:`TradeOffPoint`."""
+    if flags := flag_names(row["flags"] or ""):
+        return f"flag {', '.join(flags)}"
+    verdict, evidence = verdicts.get(verdict_key(row), ("consistent", ""))
+    return f"verdict broken ({evidence.partition(':')[0]})" if verdict == "broken" else ""
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -6,11 +6,11 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports.attack_points import (
@@ -20,6 +20,7 @@ from robustbench_cli.benchmarks.reports.attack_points import (
     certified_curves,
 )
 from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, radius_curves, trade_offs
+from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.escaping import escaped_for_terminal, shortened
@@ -71,7 +72,13 @@ _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Softw
 """The metadata that differ from one run to the next or from one version of matplotlib to the next."""
 
 
-def write_plots(table: pd.DataFrame, folder: Path, formats: Sequence[str] = PLOT_FORMATS[:1]) -> list[Path]:
+def write_plots(
+    table: pd.DataFrame,
+    folder: Path,
+    formats: Sequence[str] = PLOT_FORMATS[:1],
+    *,
+    verdicts: Mapping[VerdictKey, AuditedVerdict] = MappingProxyType({}),
+) -> list[Path]:
     """Draws all charts for which a table has the rows, and writes them to a folder.
 
     These are the robust accuracy against the radius, clean against robust accuracy with the Pareto front, the success of
@@ -81,6 +88,7 @@ def write_plots(table: pd.DataFrame, folder: Path, formats: Sequence[str] = PLOT
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
         folder: The folder.
         formats: Some of :data:`PLOT_FORMATS`.
+        verdicts: The verdicts of audits: a model that one calls broken is not on the Pareto front.
 
     Returns:
         The files.
@@ -89,7 +97,7 @@ def write_plots(table: pd.DataFrame, folder: Path, formats: Sequence[str] = PLOT
         UserError: matplotlib is not installed, there is nothing to draw, or a file cannot be written.
     """
     matplotlib = require_matplotlib()
-    figures = _figures(table)
+    figures = _figures(table, verdicts)
     if not figures:
         raise UserError(
             f"--plots {folder}: no row has an attack with a radius, so there is nothing to draw: leave it out"
@@ -117,13 +125,16 @@ def require_matplotlib() -> ModuleType:
     return require_library("matplotlib", needed_by="--plots", extra="plots")
 
 
-def _figures(table: pd.DataFrame) -> list[tuple[str, Callable[[], Figure]]]:
+def _figures(
+    table: pd.DataFrame, verdicts: Mapping[VerdictKey, AuditedVerdict]
+) -> list[tuple[str, Callable[[], Figure]]]:
     """The name of each chart and what draws it."""
     figures: list[tuple[str, Callable[[], Figure]]] = []
     for (setting, norm), curves in groupby(radius_curves(table), lambda curve: (curve.setting, curve.norm)):
         figures.append((f"radius-{setting}-{norm}", partial(_radius_figure, list(curves))))
     figures += [
-        (f"trade-off-{chart.setting}-{chart.threat}", partial(_trade_off_figure, chart)) for chart in trade_offs(table)
+        (f"trade-off-{chart.setting}-{chart.threat}", partial(_trade_off_figure, chart))
+        for chart in trade_offs(table, verdicts)
     ]
     figures += [
         (f"attacks-{chart.setting}-{chart.threat}", partial(_attacks_figure, chart)) for chart in attack_charts(table)
@@ -153,9 +164,7 @@ def _radius_figure(curves: Sequence[RadiusCurve]) -> Figure:
 
 
 def _trade_off_figure(chart: TradeOff) -> Figure:
-    labels = [
-        point.label + (f" (crossed: flag {', '.join(point.flags)})" if point.flags else "") for point in chart.points
-    ]
+    labels = [point.label + (f" (crossed: {point.doubt})" if point.doubt else "") for point in chart.points]
     figure, axes = _axes(labels)
     handles = []
     front = sorted((point.clean.value, point.robust.value) for point in chart.points if point.on_front)
@@ -166,7 +175,7 @@ def _trade_off_figure(chart: TradeOff) -> Figure:
         look = _look(number) | {"linestyle": "none", "elinewidth": 0.6}
         if not point.on_front:
             look["markerfacecolor"] = "white"
-        if point.flags:
+        if point.doubt:
             axes.plot([clean], [robust], "x", color="black", zorder=4)
         handles.append(axes.errorbar([clean], [robust], vertical, horizontal, **look))
     _label(axes, "clean accuracy (%)", "robust accuracy (%)", f"{chart.setting}, {chart.threat}")

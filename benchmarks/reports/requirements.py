@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_cli.benchmarks.evaluation.checks import registry as checks
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Verdict
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS
 from robustbench_cli.benchmarks.reports.columns import column, flag_names, gated_columns
 from robustbench_cli.benchmarks.reports.gate_options import ANY_FLAG, GATES, Gate, gate_with
 from robustbench_cli.benchmarks.reports.gates import (
@@ -23,25 +23,18 @@ from robustbench_cli.benchmarks.reports.gates import (
     read_baseline,
     select,
 )
+from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey, verdict_key
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import Position
 
 __all__ = [
     "SUITE_KEYS",
-    "AuditedVerdict",
     "Requirement",
-    "VerdictKey",
     "judge",
     "limit_in_its_direction",
     "parse_entry",
     "parse_requirement",
 ]
-
-VerdictKey = tuple[str, str, str, str]
-"""What an audit judges together: the checkpoint's hash, the data set, the corruption with its severity, and the norm."""
-
-AuditedVerdict = tuple[Verdict, str]
-"""The verdict of an audit, and its evidence in one line."""
 
 SUITE_KEYS = (*(gate.name for gate in GATES), "where", "baseline")
 """The keys of an entry of a suite's ``gates``."""
@@ -208,12 +201,10 @@ def _judge_flags(row: pd.Series, flag: str, result: GateResult) -> None:
 def _judge_verdict(
     row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, AuditedVerdict], result: GateResult
 ) -> None:
-    corruption = row.get("corruption")
-    if corruption == "mean":
+    if row.get("corruption") == "mean":
         # Its rows at each severity are judged.
         return
-    corrupted = "" if pd.isna(corruption) or not corruption else f"{corruption} {row['severity']}"
-    key = (str(row["checkpoint_sha256"]), str(row["dataset"]), corrupted, str(row["norm"]))
+    key = verdict_key(row)
     if key not in verdicts:
         result.add(row, "missing", "there is no audit of it: run 'advdef audit' with the same store")
         return

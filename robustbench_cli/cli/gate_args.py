@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.reports.cases import Case, SuitePositions
     from robustbench_cli.benchmarks.reports.gates import GateResult
-    from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, Requirement, VerdictKey
+    from robustbench_cli.benchmarks.reports.requirements import Requirement
+    from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
 __all__ = ["GateArgs", "Judged", "Unfinished", "gate_options", "informational_option", "obey", "suite_requirements"]

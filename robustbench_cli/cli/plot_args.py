@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
+
+    from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 
 __all__ = ["PlotArgs", "plot_options"]
 
@@ -79,18 +81,21 @@ class PlotArgs:
             name = "--plots" if self.folder is not None else "--plot"
             raise UserError(f"{name} draws the table of results, and {other} shows another one: leave one out")
 
-    def drawn(self, table: pd.DataFrame) -> RenderableType | None:
+    def drawn(
+        self, table: pd.DataFrame, audits: Callable[[], Mapping[VerdictKey, AuditedVerdict]]
+    ) -> RenderableType | None:
         """Writes the files, and returns the plot for the terminal.
 
         Args:
             table: The rows.
+            audits: Reads the verdicts of audits, for files.
 
         Raises:
             UserError: There is nothing to draw, or a file cannot be written.
         """
         plot = self._in_terminal(table) if self.in_terminal else None
         if self.folder is not None:
-            files = write_plots(table, self.folder, self.formats)
+            files = write_plots(table, self.folder, self.formats, verdicts=audits())
             console.note(f"wrote {len(files)} charts to {self.folder}")
         return plot
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.reports.html.content import PageContent
-    from robustbench_cli.benchmarks.reports.requirements import AuditedVerdict, VerdictKey
+    from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 
 __all__ = ["Reporting", "audited_verdicts", "page_content", "show"]
 
@@ -109,14 +109,7 @@ def audited_verdicts(
         damaged: Called with the error of each damaged file.
     """
     from robustbench_cli.benchmarks.audit.row_groups import audit_store
-    from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS
+    from robustbench_cli.benchmarks.reports.verdicts import severest
     from robustbench_cli.benchmarks.store.store import Store
 
-    verdicts: dict[VerdictKey, AuditedVerdict] = {}
-    for path in stores:
-        for group in audit_store(Store(path), damaged=damaged):
-            key = (group.checkpoint_sha256, group.dataset, group.corruption, group.norm)
-            evidence = f"{group.findings[0].check}: {group.findings[0].evidence}" if group.findings else ""
-            before = verdicts.get(key, (VERDICTS[0], ""))
-            verdicts[key] = max((group.verdict, evidence), before, key=lambda verdict: VERDICTS.index(verdict[0]))
-    return verdicts
+    return severest(group for path in stores for group in audit_store(Store(path), damaged=damaged))

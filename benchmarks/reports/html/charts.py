@@ -154,7 +154,7 @@ def trade_off_chart(number: str, chart: TradeOff) -> Markup:
         *(mark for point in points for mark in _cross(point, x, y)),
         *_point_labels(points, x, y),
     ]
-    crossed = "".join(f" {svg.shortened(point.doubt, most=120)}." for point in points if point.flags)
+    crossed = "".join(f" {svg.shortened(point.doubt_line, most=120)}." for point in points if point.doubt)
     names = ", ".join(svg.shortened(point.label, most=60) for point in front[:8])
     more = f" and {len(front) - 8} more" if front[8:] else ""
     description = (
@@ -171,7 +171,7 @@ def _cross(point: TradeOffPoint, x: Axis, y: Axis) -> Iterator[ET.Element]:
     yield svg.line(x(point.clean.low), up, x(point.clean.high), up, f"error {cls}")
     yield svg.line(right, y(point.robust.low), right, y(point.robust.high), f"error {cls}")
     yield svg.circle(right, up, 4.5, f"point {cls}")
-    if point.flags:
+    if point.doubt:
         yield svg.line(right - 3.2, up - 3.2, right + 3.2, up + 3.2, "doubt")
         yield svg.line(right - 3.2, up + 3.2, right + 3.2, up - 3.2, "doubt")
 
@@ -259,7 +259,7 @@ def _line(curve: RadiusCurve, x: Axis, y: Axis, series: int) -> ET.Element:
 
 
 def doubt_mark() -> Markup:
-    """The crossed mark of a model with flags, for a legend."""
+    """The crossed mark of a model that is not compared, for a legend."""
     children = (
         svg.circle(7, 7, 4.5, "point off"),
         svg.line(3.8, 3.8, 10.2, 10.2, "doubt"),

@@ -1,21 +1,15 @@
-"""Makes the page of a report: what each section shows, and the template that it fills."""
+"""Makes the page of a report: what each section shows."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from robustbench_cli import __version__
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE
 from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.curves import (
@@ -46,15 +40,14 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     success_table,
     trade_off_table,
 )
+from robustbench_cli.benchmarks.reports.html.template import rendered
 from robustbench_cli.benchmarks.reports.html.worst_case import Strips, cells_of, groups_in_table, strips, worst_cases
 from robustbench_cli.benchmarks.reports.legend import quick_look
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.verdicts import severest
 from robustbench_cli.benchmarks.store.records import Result
-from robustbench_cli.core.escaping import escaped_for_terminal
 
 __all__ = ["page"]
-
-_FOLDER = Path(__file__).parent
 
 _MOST_CHARTS = 24
 """The largest number of charts of a kind; the tables have the figures of all."""
@@ -66,53 +59,7 @@ def page(content: PageContent) -> str:
     Args:
         content: What it shows.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_visible,
-    )
-    environment.filters |= {"short": shortened, "tight": _tight, "unbroken": _unbroken}
-    style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    template = environment.get_template("page.html.jinja")
-    return template.render(
-        page=_Page(content),
-        content=content,
-        version=__version__,
-        # Files of the project, whose hashes the policy of the page allows.
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        hashes={"style": _hash(style), "script": _hash(script)},
-    )
-
-
-def _hash(source: str) -> str:
-    """A hash as a content security policy takes it."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
-
-
-def _visible(value: Any) -> Any:
-    """A value with its control characters made visible; the template escapes the rest."""
-    return value if isinstance(value, Markup) or not isinstance(value, str) else escaped_for_terminal(value)
-
-
-def _unbroken(text: str) -> Markup:
-    """A text whose options, such as ``--repeats``, stay on one line; a picture as it is."""
-    if isinstance(text, Markup):
-        return text
-    parts = re.split(r"(--[a-z][a-z-]*)", _visible(text))
-    return Markup("").join(
-        Markup('<span class="option">{}</span>').format(part) if index % 2 else escape(part)
-        for index, part in enumerate(parts)
-    )
-
-
-def _tight(text: str) -> Markup:
-    """A text whose percent signs stay with their numbers."""
-    return escape(_visible(text)).replace(" %", Markup("&nbsp;%"))
+    return rendered("page.html.jinja", page=_Page(content), content=content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,14 +125,15 @@ class _Page:
             _Panel(
                 drawing=charts.trade_off_chart(self._number(), chart),
                 title=f"{shortened(chart.threat)}: {shortened(chart.setting)}",
-                legend=[(charts.doubt_mark(), shortened(point.doubt)) for point in chart.points if point.flags],
+                legend=[(charts.doubt_mark(), shortened(point.doubt_line)) for point in chart.points if point.doubt],
             )
             for chart in self._trade_offs[:_MOST_CHARTS]
         ]
 
     @cached_property
     def _trade_offs(self) -> list[TradeOff]:
-        return [chart for chart in trade_offs(self.content.table) if len(chart.points) > 1]
+        charts = trade_offs(self.content.table, severest(self.content.verdicts or ()))
+        return [chart for chart in charts if len(chart.points) > 1]
 
     @property
     def trade_off_table(self) -> Table:

@@ -19,6 +19,7 @@ from robustbench_cli.benchmarks.reports.readable import readable
 __all__ = [
     "Field",
     "Table",
+    "accuracy",
     "all_rows",
     "cost_table",
     "curve_table",
@@ -146,8 +147,8 @@ def trade_off_table(charts: Sequence[TradeOff]) -> Table:
             Field(shortened(point.label)),
             Field(shortened(chart.threat)),
             Field(shortened(chart.setting)),
-            *(_accuracy(estimate) for estimate in (point.clean, point.robust)),
-            Field("yes" if point.on_front else f"no, flag {shortened(', '.join(point.flags))}" if point.flags else ""),
+            *(accuracy(estimate) for estimate in (point.clean, point.robust)),
+            Field("yes" if point.on_front else f"no, {shortened(point.doubt)}" if point.doubt else ""),
         ]
         for chart in charts
         for point in chart.points
@@ -167,7 +168,7 @@ def curve_table(curves: Sequence[RadiusCurve]) -> Table:
             Field(shortened(curve.label)),
             Field(shortened(curve.setting)),
             Field(shortened(f"{curve.norm} {text}"), eps),
-            _accuracy(point),
+            accuracy(point),
             Field(shortened(attack or "none")),
         ]
         for curve in curves
@@ -177,7 +178,8 @@ def curve_table(curves: Sequence[RadiusCurve]) -> Table:
     return Table(caption="Robust accuracy at each radius", headers=headers, rows=rows)
 
 
-def _accuracy(estimate: Estimate) -> Field:
+def accuracy(estimate: Estimate) -> Field:
+    """An accuracy in percent with its interval."""
     text = f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
     return Field(text, estimate.value, "num")
 

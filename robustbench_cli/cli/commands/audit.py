@@ -89,7 +89,7 @@ _OF_RUNS = ("seed", "device", "batch_size")
     help="Exit with 1 if a verdict is broken, or at least suspicious (which is --strict).",
 )
 @informational_option
-@output_format("table", "json", "markdown", "junit", "github", "sarif")
+@output_format("table", "json", "markdown", "html", "junit", "github", "sarif")
 @computing
 def audit(
     common: Common,

@@ -167,14 +167,15 @@ def report(
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
     content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, plan)
+    # The table names the damaged files.
+    audits = partial(audited_verdicts, paths, damaged=lambda _: None)
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,
         unfinished=content.unfinished,
-        # The table has named the damaged files.
-        audits=partial(audited_verdicts, paths, damaged=lambda _: None),
+        audits=audits,
     )
-    plot = plots.drawn(content.table)
+    plot = plots.drawn(content.table, audits)
     show(content, judged, reporting)
     if plot is not None:
         console.report(plot)

@@ -110,3 +110,8 @@ def test_github_and_sarif_show_findings() -> None:
         ("few-images", "warning"),
         ("not-converged", "note"),
     ]
+
+
+def test_html_is_a_page() -> None:
+    """That of tests/benchmarks/audit/test_page.py."""
+    assert FORMATS["html"](GROUPS).startswith("<!doctype html>")

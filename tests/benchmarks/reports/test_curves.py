@@ -116,7 +116,18 @@ def test_a_model_with_flags_is_not_on_the_front() -> None:
     broken = {"defense": "jpeg", "checkpoint_sha256": "b" * 64, "robust_accuracy": 0.9, "flags": "zero-gradient"}
     (chart,) = trade_offs(table_of({"flags": ""}, broken))
     assert [point.on_front for point in chart.points] == [True, False]
-    assert [point.doubt for point in chart.points] == ["", "jpeg: not on the front, flag zero-gradient"]
+    assert [point.doubt_line for point in chart.points] == ["", "jpeg: not on the front, flag zero-gradient"]
     (chart,) = trade_offs(table_of(broken, broken | {"defense": "sap", "checkpoint_sha256": "c" * 64}))
     assert not any(point.on_front for point in chart.points)
     assert "zero-gradient" in trade_off_chart("p0", chart)
+
+
+def test_a_model_whose_audit_says_broken_is_not_on_the_front() -> None:
+    """Without a flag on its row too; a suspicious one stays."""
+    other = {"defense": "jpeg", "checkpoint_sha256": "b" * 64, "robust_accuracy": 0.9}
+    key = "b" * 64, "digits", "", "linf"
+    (chart,) = trade_offs(table_of({}, other), {key: ("broken", "above-chance: at eps 0.2")})
+    assert [point.on_front for point in chart.points] == [True, False]
+    assert chart.points[1].doubt_line == "jpeg: not on the front, verdict broken (above-chance)"
+    (chart,) = trade_offs(table_of({}, other), {key: ("suspicious", "")})
+    assert [point.on_front for point in chart.points] == [False, True]
