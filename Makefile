@@ -95,7 +95,7 @@ trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained
 
 # For some models only: make gallery GALLERY="--seeds 2 --only one-hot trades"
-GALLERY ?= --write docs/gallery.md
+GALLERY ?= --results docs/gallery.jsonl --write docs/gallery.md
 
 gallery: $(PEERS_INSTALLED)  ## audit the gallery of broken and honest models, beside AutoAttack's flags
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) gallery $(GALLERY)

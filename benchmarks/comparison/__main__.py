@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distan
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
 from robustbench_cli.benchmarks.comparison.exact_networks import compare_exact
-from robustbench_cli.benchmarks.comparison.gallery.confusion import compare_gallery
+from robustbench_cli.benchmarks.comparison.gallery.confusion import GalleryRun, run_gallery
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -45,6 +46,8 @@ from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS
+from robustbench_cli.core.cores import usable_cores
+from robustbench_cli.core.errors import UserError, one_line
 
 PEERS = [name for name in LIBRARIES if name not in {OURS, OFFICIAL}]
 
@@ -94,21 +97,58 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=5, help="training epochs (5)")
     parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
     parser.add_argument("--simulations", type=int, default=1000, help="simulated evaluations for coverage (1000)")
-    parser.add_argument("--seeds", type=int, default=20, help="trainings of each honest model of the gallery (20)")
-    parser.add_argument("--only", nargs="+", default=[], help="models of the gallery (all)")
-    parser.add_argument("--budget", choices=BUDGETS, default="standard", help="of the gallery's audits (standard)")
-    parser.add_argument("--write", type=Path, help="a document that receives the gallery's tables between two marks")
+    _add_gallery(parser.add_argument_group("gallery"))
     return parser
+
+
+def _add_gallery(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of the gallery."""
+    group.add_argument("--seeds", type=int, default=20, help="trainings of each honest model (20)")
+    group.add_argument("--first-seed", type=int, default=0, help="the seed of the first training (0)")
+    group.add_argument("--only", nargs="+", default=[], help="models (all)")
+    group.add_argument("--budget", choices=BUDGETS, default="standard", help="of the audits (standard)")
+    group.add_argument("--jobs", type=int, default=usable_cores(), help="processes (one per core)")
+    group.add_argument(
+        "--time-limit", type=float, default=math.inf, help="seconds, after which the tables tell what is missing"
+    )
+    group.add_argument("--results", type=Path, help="a file that receives each result as soon as it is there")
+    group.add_argument(
+        "--read",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="make the tables from these files of --results, and audit nothing",
+    )
+    group.add_argument("--write", type=Path, help="a document that receives the tables between two marks")
+
+
+def _gallery_run(options: argparse.Namespace) -> GalleryRun:
+    """What the options of the gallery ask for."""
+    return GalleryRun(
+        only=options.only,
+        seeds=options.seeds,
+        first_seed=options.first_seed,
+        budget=options.budget,
+        jobs=options.jobs,
+        seconds=options.time_limit,
+        read=options.read,
+        results=options.results,
+        document=options.write,
+    )
 
 
 def main() -> None:
     """Reads the command line and runs the comparison that it names."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     if options.what == "coverage":
         compare_coverage(images=options.images, simulations=options.simulations)
         return
     if options.what == "gallery":
-        compare_gallery(options.only, seeds=options.seeds, budget=options.budget, document=options.write)
+        try:
+            run_gallery(_gallery_run(options))
+        except UserError as error:
+            parser.error(one_line(error))
         return
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"

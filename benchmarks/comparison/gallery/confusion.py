@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,176 +19,99 @@ from robustbench_cli.benchmarks.comparison.gallery.base.examine import (
     images_for,
     true_accuracy,
 )
-from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import DATASET, HonestModel
+from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import DATASET
 from robustbench_cli.benchmarks.comparison.gallery.base.other_tools import autoattack_flags
-from robustbench_cli.benchmarks.comparison.tables import markdown
+from robustbench_cli.benchmarks.comparison.gallery.processes import Failed, in_processes
+from robustbench_cli.benchmarks.comparison.gallery.results import Entry, Unit, read_entries, text_of
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.core.atomic_write import write_atomically
-from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
-__all__ = [
-    "Alarms",
-    "Noticed",
-    "alarms_table",
-    "compare_gallery",
-    "examine_broken",
-    "examine_honest",
-    "noticed_table",
-    "selected",
-    "write_between_marks",
-]
+__all__ = ["GalleryRun", "examine", "run_gallery", "selected", "units_of", "write_between_marks"]
 
 BEGIN, END = "<!-- the tables of make gallery -->", "<!-- end of the tables -->"
 """The lines between which a document holds the tables."""
 
+_SLOW_FIRST = 4
+"""The trainings of each slow model that are audited first."""
 
-@dataclass(frozen=True, kw_only=True)
-class Noticed:
-    """What the tools notice in a broken defense.
-
-    Attributes:
-        name: The defense.
-        made_for_it: The checks that were made for its trick.
-        checks: The checks that noticed something.
-        under_pgd: The robust accuracy under the baseline attack of the audit; NaN where the model is refused.
-        truth: The robust accuracy under the attack made for it.
-        autoattack: The flags of AutoAttack; ``None`` without it.
-    """
-
-    name: str
-    made_for_it: Sequence[str]
-    checks: Sequence[str]
-    under_pgd: float
-    truth: float
-    autoattack: Sequence[str] | None
-
-    @property
-    def expected(self) -> list[str]:
-        """The checks that noticed it and were made for it."""
-        return [check for check in self.made_for_it if check in self.checks]
+_IMPORTED_LATE = ("scipy.special", "torch._dynamo")
+"""What the checks and torch's optimizers import at their first use: two seconds per process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alarms:
-    """The false alarms of an honest model.
+class GalleryRun:
+    """What a run audits, and where its results go.
 
     Attributes:
-        name: The model.
-        seeds: The number of trainings.
-        by_check: How many of them each check doubted.
+        only: The models; all if empty.
+        seeds: The trainings of each honest model.
+        first_seed: The seed of the first training; the others follow it.
+        budget: Of the audits.
+        jobs: The number of processes.
+        seconds: The time limit of the run; infinite by default.
+        read: Files of results from which the tables are made; nothing is audited where there are any.
+        results: A file that receives each result as soon as it is there.
+        document: A file that receives the tables between two marks.
     """
 
-    name: str
-    seeds: int
-    by_check: Counter[str] = field(default_factory=Counter)
+    only: Sequence[str] = ()
+    seeds: int = 20
+    first_seed: int = 0
+    budget: Budget = "standard"
+    jobs: int = 1
+    seconds: float = math.inf
+    read: Sequence[Path] = ()
+    results: Path | None = None
+    document: Path | None = None
 
 
-def examine_broken(name: str, *, budget: Budget = "standard") -> Noticed:
-    """Audits a broken defense, attacks it by the attack made for it, and asks AutoAttack.
+def examine(unit: Unit) -> Entry:
+    """Audits a model of the gallery. A broken defense is also attacked by the attack made for it, and AutoAttack looks at it.
 
     Args:
-        name: The defense.
-        budget: Of the audit.
+        unit: The audit.
     """
-    kind = broken_defenses()[name]
+    started = time.process_time()
+    entry = _broken(unit) if unit.seed is None else _honest(unit, unit.seed)
+    return entry.model_copy(update={"seconds": round(time.process_time() - started, 1)})
+
+
+def _broken(unit: Unit) -> Entry:
+    kind = broken_defenses()[unit.name]
     model = kind(shape=(1, 8, 8), classes=10).eval()
     images, labels = examples("test")
     unknown = slice(kind.first_unknown, kind.first_unknown + IMAGES)
     count = images_for(model, images)
-    found = audited(model, images[:count], labels[:count], budget=budget, training=partial(examples, "train"))
-    return Noticed(
-        name=name,
-        made_for_it=kind.noticed_by,
-        checks=sorted(found.findings),
-        under_pgd=found.robust_accuracy,
+    found = audited(model, images[:count], labels[:count], budget=unit.budget, training=partial(examples, "train"))
+    return Entry(
+        unit=unit,
+        evidence={check: finding.evidence for check, finding in sorted(found.findings.items())},
+        under_pgd=None if math.isnan(found.robust_accuracy) else found.robust_accuracy,
         truth=true_accuracy(model, images[unknown], labels[unknown]),
         autoattack=autoattack_flags(model, images[:count], labels[:count], eps=EPS),
     )
 
 
-def examine_honest(name: str, model: HonestModel, *, seeds: int, budget: Budget = "standard") -> Alarms:
-    """Audits an honest model, trained with several seeds.
-
-    Args:
-        name: Its name.
-        model: The model.
-        seeds: The number of trainings.
-        budget: Of the audits.
-    """
-    data = load_dataset(model.dataset)
-    alarms = Alarms(name=name, seeds=seeds)
-    for seed in range(seeds):
-        trained = model.trained(seed)
-        split = data.split("test")
-        few = first_examples(split, images_for(trained, split.first(4)[0]))
-        found = audited(
-            trained,
-            few.images,
-            few.labels,
-            budget=budget,
-            seed=seed,
-            training=partial(examples, "train") if model.dataset == DATASET else None,
-        )
-        alarms.by_check.update(found.findings.keys())
-        for finding in found.findings.values():
-            print(f"{name}, seed {seed}: {finding.check}: {finding.evidence}", file=sys.stderr, flush=True)
-    return alarms
-
-
-def noticed_table(rows: Sequence[Noticed]) -> str:
-    """The table of the broken defenses.
-
-    Args:
-        rows: What was noticed.
-    """
-    lines = [
-        (
-            row.name,
-            "" if math.isnan(row.under_pgd) else f"{row.under_pgd:.2f}",
-            f"{row.truth:.2f}",
-            ", ".join(row.expected) or "**missed**",
-            ", ".join(check for check in row.checks if check not in row.expected),
-            "not run" if row.autoattack is None else ", ".join(row.autoattack),
-        )
-        for row in rows
-    ]
-    columns = ("broken defense", "PGD", "truth", "check made for it", "other checks", "AutoAttack's flags")
-    return markdown(columns, lines)
-
-
-def alarms_table(rows: Sequence[Alarms]) -> str:
-    """The table of the honest models.
-
-    Args:
-        rows: Their false alarms.
-    """
-    lines = [
-        (row.name, str(row.seeds), ", ".join(f"{check} {count}" for check, count in sorted(row.by_check.items())))
-        for row in rows
-    ]
-    return markdown(("honest model", "seeds", "false alarms"), lines)
-
-
-def summary(noticed: Sequence[Noticed], alarms: Sequence[Alarms]) -> str:
-    """The counts of both tables, in one line each.
-
-    Args:
-        noticed: The broken defenses.
-        alarms: The honest models.
-    """
-    lines = []
-    if noticed:
-        ours = sum(bool(row.expected) for row in noticed)
-        lines.append(f"- The checks made for them notice {ours} of {len(noticed)} broken defenses.")
-        flagged = [row.autoattack for row in noticed if row.autoattack is not None]
-        if flagged:
-            lines.append(f"- AutoAttack flags {sum(map(bool, flagged))} of {len(flagged)}.")
-    if alarms:
-        trainings, raised = sum(row.seeds for row in alarms), sum(row.by_check.total() for row in alarms)
-        lines.append(f"- {len(alarms)} honest models, trained {trainings} times, have {raised} false alarms.")
-    return "\n".join(lines)
+def _honest(unit: Unit, seed: int) -> Entry:
+    model = honest_models()[unit.name]
+    split, trained = load_dataset(model.dataset).split("test"), model.trained(seed)
+    few = first_examples(split, images_for(trained, split.first(4)[0]))
+    found = audited(
+        trained,
+        few.images,
+        few.labels,
+        budget=unit.budget,
+        seed=seed,
+        training=partial(examples, "train") if model.dataset == DATASET else None,
+    )
+    return Entry(
+        unit=unit,
+        evidence={check: finding.evidence for check, finding in sorted(found.findings.items())},
+        under_pgd=found.robust_accuracy,
+    )
 
 
 def selected(only: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -212,33 +135,78 @@ def selected(only: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in broken if name in only], [name for name in honest if name in only]
 
 
-def compare_gallery(only: Sequence[str], *, seeds: int, budget: Budget, document: Path | None) -> None:
-    """Prints what the tools notice in the gallery.
+def units_of(run: GalleryRun) -> list[Unit]:
+    """The audits of a run, in the order in which they begin.
+
+    The longest come first. But of each model whose audits are long, all but a few trainings come last, so that a run that its
+    time limit cuts off lacks some of these, and nothing else.
 
     Args:
-        only: The models; all if empty.
-        seeds: The trainings of each honest model.
-        budget: Of the audits.
-        document: A file that receives the tables between two marks.
+        run: The run.
 
     Raises:
-        UserError: The gallery has no such model, or the document has no marks.
+        UserError: The gallery has no such model.
+
+    >>> [(unit.name, unit.seed) for unit in units_of(GalleryRun(only=["one-hot", "trades"], seeds=2))]
+    [('one-hot', None), ('trades', 0), ('trades', 1)]
     """
-    broken, honest = selected(only)
-    noticed = []
-    for name in broken:
-        noticed.append(examine_broken(name, budget=budget))
-        print(name, ", ".join(noticed[-1].checks) or "nothing", file=sys.stderr, flush=True)
-    alarms = [examine_honest(name, honest_models()[name], seeds=seeds, budget=budget) for name in honest]
-    parts = [
-        summary(noticed, alarms),
-        *([noticed_table(noticed)] if noticed else []),
-        *([alarms_table(alarms)] if alarms else []),
-    ]
-    text = "\n\n".join(parts)
+    broken, honest = selected(run.only)
+    seeds = range(run.first_seed, run.first_seed + run.seeds)
+    units = [Unit(name, seed, run.budget) for name in honest for seed in seeds]
+    units += [Unit(name, budget=run.budget) for name in broken]
+    return sorted(units, key=partial(_order, first_seed=run.first_seed))
+
+
+def _order(unit: Unit, first_seed: int) -> tuple[int, int]:
+    """The key by which :func:`units_of` sorts."""
+    if unit.seed is None:
+        return 1, 0
+    if not honest_models()[unit.name].slow:
+        return 2, unit.seed
+    return (0 if unit.seed < first_seed + _SLOW_FIRST else 3), unit.seed
+
+
+def run_gallery(run: GalleryRun) -> None:
+    """Audits models of the gallery in several processes, and prints what was noticed.
+
+    Args:
+        run: What is audited.
+
+    Raises:
+        UserError: The gallery has no such model, a file of results is damaged, or the document has no marks.
+    """
+    units = units_of(run)
+    if run.document is not None:
+        _around_the_tables(run.document)
+    entries = read_entries(run.read) if run.read else _audited(run, units)
+    done = {entry.unit for entry in entries}
+    text = text_of(entries, [unit for unit in sorted(units, key=str) if unit not in done])
     print(f"\n{text}")
-    if document is not None:
-        write_between_marks(document, text)
+    if run.document is not None:
+        write_between_marks(run.document, text)
+
+
+def _audited(run: GalleryRun, units: Sequence[Unit]) -> list[Entry]:
+    """The results of some audits, in the order in which they ended."""
+    started, entries = time.monotonic(), []
+    if run.results is not None:
+        write_atomically(run.results, b"")
+    for unit, result in in_processes(
+        examine, units, jobs=run.jobs, deadline=started + run.seconds, preload=_IMPORTED_LATE
+    ):
+        entry = Entry(unit=unit, error=result.reason) if isinstance(result, Failed) else result
+        entries.append(entry)
+        if run.results is not None:
+            # Each line is there even if this process is killed.
+            with run.results.open("a", encoding="utf-8") as file:
+                file.write(f"{entry.model_dump_json()}\n")
+        print(
+            f"[{len(entries)}/{len(units)}, {time.monotonic() - started:.0f} s] {unit}: "
+            f"{entry.error or ', '.join(entry.evidence) or 'nothing'}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return entries
 
 
 def write_between_marks(document: Path, text: str) -> None:
@@ -251,8 +219,17 @@ def write_between_marks(document: Path, text: str) -> None:
     Raises:
         UserError: The document does not have both marks, in this order.
     """
-    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    before, after = _around_the_tables(document)
+    write_atomically(document, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+
+
+def _around_the_tables(document: Path) -> tuple[str, str]:
+    """What a document has before and after the marks; raises as :func:`write_between_marks` does."""
+    try:
+        before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {document}: {one_line(error)}") from error
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{document} has no lines {BEGIN!r} and {END!r}: add them where the tables belong")
-    write_atomically(document, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+    return before, after

@@ -28,7 +28,7 @@ class HonestModel:
         parameters: Parameters of the defense that are not its defaults.
         dataset: The data set, as users name theirs.
         epochs: Training epochs.
-        randomized: Whether the defense draws random numbers, so that an evaluation costs ten times as much.
+        slow: Whether an audit takes a minute, and not some seconds.
     """
 
     model: str = "small-cnn"
@@ -36,7 +36,7 @@ class HonestModel:
     parameters: Mapping[str, object] = field(default_factory=dict)
     dataset: str = DATASET
     epochs: int = 20
-    randomized: bool = False
+    slow: bool = False
 
     def trained(self, seed: int) -> nn.Module:
         """The model in ``eval()`` mode, trained now unless the user's cache folder has it.

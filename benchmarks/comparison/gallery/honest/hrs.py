@@ -6,4 +6,4 @@ from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import Hone
 
 __all__ = ["MODEL"]
 
-MODEL = HonestModel(defense="hrs", parameters={"channels": [3, 3]}, randomized=True)
+MODEL = HonestModel(defense="hrs", parameters={"channels": [3, 3]})

@@ -6,4 +6,4 @@ from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import Hone
 
 __all__ = ["MODEL"]
 
-MODEL = HonestModel(defense="rse", randomized=True)
+MODEL = HonestModel(defense="rse", slow=True)

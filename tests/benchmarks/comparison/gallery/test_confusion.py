@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,14 @@ from robustbench_cli.benchmarks.comparison.gallery import broken_defenses, hones
 from robustbench_cli.benchmarks.comparison.gallery.confusion import (
     BEGIN,
     END,
-    Alarms,
-    Noticed,
-    alarms_table,
-    examine_honest,
-    noticed_table,
+    GalleryRun,
+    run_gallery,
     selected,
+    units_of,
     write_between_marks,
 )
+from robustbench_cli.benchmarks.comparison.gallery.results import Entry, Unit, read_entries
 from robustbench_cli.core.errors import UserError
-
-
-def cells(table: str) -> list[list[str]]:
-    """The cells of a table's rows, without the header."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
 def test_the_gallery_is_large_enough() -> None:
@@ -31,27 +24,52 @@ def test_the_gallery_is_large_enough() -> None:
     assert len(honest_models()) >= 15
 
 
-def test_a_missed_defense_stands_out() -> None:
-    """A check that was not made for the trick does not count as noticing it."""
-    noticed = Noticed(
-        name="a", made_for_it=("x", "y"), checks=["w", "y"], under_pgd=0.8, truth=0.05, autoattack=("randomized",)
-    )
-    missed = Noticed(name="b", made_for_it=("x",), checks=["w"], under_pgd=float("nan"), truth=0.1, autoattack=None)
-    assert cells(noticed_table([noticed, missed])) == [
-        ["a", "0.80", "0.05", "y", "w", "randomized"],
-        ["b", "", "0.10", "**missed**", "w", "not run"],
-    ]
+def test_each_model_is_audited_once_per_seed() -> None:
+    """The few first trainings of the slow models begin first, and their others last."""
+    units = units_of(GalleryRun(seeds=6, first_seed=10))
+    expected = {Unit(name) for name in broken_defenses()}
+    expected |= {Unit(name, seed) for name in honest_models() for seed in range(10, 16)}
+    assert len(units) == len(expected)
+    assert set(units) == expected
+    slow = [name for name, model in honest_models().items() if model.slow]
+    assert {unit.seed for unit in units[: 4 * len(slow)]} == {10, 11, 12, 13}
+    assert {unit.name for unit in units[-2 * len(slow) :]} == set(slow)
 
 
-def test_false_alarms_are_counted_by_check() -> None:
-    """Each check with its number of trainings, in alphabetical order; nothing where there are none."""
-    rows = [Alarms(name="a", seeds=20, by_check=Counter({"z": 1, "b": 3})), Alarms(name="b", seeds=20)]
-    assert cells(alarms_table(rows)) == [["a", "20", "b 3, z 1"], ["b", "20", ""]]
+def test_a_run_keeps_its_results(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An honest model raises nothing, a broken one what was made for it; the tables from the file are those of the run."""
+    results, document = tmp_path / "results.jsonl", tmp_path / "page.md"
+    document.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    models = ["strided", "reversed-backward"]
+    run_gallery(GalleryRun(only=models, seeds=1, budget="quick", jobs=2, results=results, document=document))
+    entries = {entry.unit: entry for entry in read_entries([results])}
+    assert entries[Unit("strided", 0, "quick")].evidence == {}
+    assert entries[Unit("reversed-backward", None, "quick")].expected == ["wrong-gradient"]
+    page = document.read_text(encoding="utf-8")
+    assert "Missing" not in page
+    assert "[2/2, " in capfd.readouterr().err
+
+    run_gallery(GalleryRun(only=models, seeds=1, budget="quick", read=[results], document=document))
+    assert document.read_text(encoding="utf-8") == page
+    run_gallery(GalleryRun(only=models, seeds=2, budget="quick", read=[results], document=document))
+    assert "strided, seed 1" in document.read_text(encoding="utf-8")
 
 
-def test_an_honest_model_raises_nothing() -> None:
-    """A plainly trained network under the quick audit."""
-    assert examine_honest("strided", honest_models()["strided"], seeds=1, budget="quick").by_check == Counter()
+def test_a_run_that_is_cut_off_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here all."""
+    run_gallery(GalleryRun(only=["strided", "one-hot"], seeds=1, seconds=0, results=tmp_path / "results.jsonl"))
+    assert "before: one-hot; strided, seed 0." in capsys.readouterr().out
+    assert read_entries([tmp_path / "results.jsonl"]) == []
+
+
+def test_a_document_without_marks_is_refused_before_any_audit(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("no marks", encoding="utf-8")
+    results = tmp_path / "results.jsonl"
+    results.write_text(f"{Entry(unit=Unit('one-hot')).model_dump_json()}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"page\.md"):
+        run_gallery(GalleryRun(only=["one-hot"], results=results, document=document))
+    assert len(read_entries([results])) == 1
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
