@@ -63,10 +63,7 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
                 network,
                 images,
                 lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-                eps=self.radius,
-                steps=self.steps,
-                step_size=self.pgd_step_size,
-                start="image",
+                self.pgd(start="image"),
             )
             return label_loss(network(perturbed), labels) + weight * _divergence(network, self.prior_sigma)
 

@@ -66,12 +66,12 @@ class AWP(AdversarialTraining):
     def inner(self) -> AdversarialTraining:
         """The other training, with the parameters of this one's attack."""
         kinds: dict[str, type[AdversarialTraining]] = {"pgd-at": PGDAT, "trades": TRADES, "mart": MART}
-        inner = kinds[self.objective](eps=self.eps, steps=self.steps, step_size=self.step_size)
+        inner = kinds[self.objective](eps=self.eps, norm=self.norm, steps=self.steps, step_size=self.step_size)
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         loss = partial(self.loss, average=trainer.average_gradients)
-        trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)
+        trainer.fit(model, name="adversarial training", loss=loss, eps={self.norm: self.radius})
 
     def loss(
         self, network: nn.Module, images: Tensor, labels: Tensor, average: AverageGradients = _whole_batch

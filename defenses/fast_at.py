@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training.adversarial import ascend
+from robustbench_cli.defenses.base.training.adversarial import InnerPGD, ascend
 from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.training.weight_selection import Collapse
@@ -63,7 +63,8 @@ class FastAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         with trainer.seeded("watched images"):
             watched = trainer.train_indices[torch.randperm(len(trainer.train_indices))][: trainer.recipe.batch_size]
-        accuracy = partial(trainer.accuracy, indices=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
+        attack = InnerPGD(eps=self.radius, steps=5, step_size=self.radius / 4)
+        accuracy = partial(trainer.accuracy, indices=watched, attacks=[attack])
         trainer.fit(
             model,
             name="adversarial training",
@@ -84,9 +85,6 @@ class FastAT(Defense):
             network,
             images,
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-            eps=self.radius,
-            steps=1,
-            step_size=self.step_size or 1.25 * self.radius,
-            training=True,
+            InnerPGD(eps=self.radius, steps=1, step_size=self.step_size or 1.25 * self.radius, training=True),
         )
         return label_loss(network(perturbed), labels)

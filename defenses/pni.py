@@ -61,9 +61,7 @@ class PNI(AttackInTraining, RandomizedDefense):
             network,
             images,
             lambda logits: functional.cross_entropy(logits, predicted, reduction="sum"),
-            eps=self.radius,
-            steps=self.steps,
-            step_size=self.pgd_step_size,
+            self.pgd(),
         )
         return (label_loss(logits, labels) + label_loss(network(perturbed), labels)) / 2
 

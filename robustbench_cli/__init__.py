@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.jpeg import JPEG as JPEG
     from robustbench_cli.defenses.macer import MACER as MACER
     from robustbench_cli.defenses.mart import MART as MART
+    from robustbench_cli.defenses.multi_norm_at import MultiNormAT as MultiNormAT
     from robustbench_cli.defenses.noise_injection import NoiseInjection as NoiseInjection
     from robustbench_cli.defenses.none import Undefended as Undefended
     from robustbench_cli.defenses.pgd_at import PGDAT as PGDAT

@@ -68,6 +68,10 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("defensive-dropout", "dropout"),
     ("awp", "adversarial-weight-perturbation trades-awp at-awp"),
     ("mart", "misclassification-aware"),
+    (
+        "multi-norm-at",
+        "msd multi-steepest-descent union union-at max-at avg-at multi-norm multiple-norms multi-robustness",
+    ),
     # Data sets.
     ("cifar10 cifar100", "cifar"),
     ("fashion-mnist", "fmnist f-mnist zalando"),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, Start, ascend
+from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, InnerPGD, Start, ascend
 from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.base.usual_radius import usual_radius_in
 
 __all__ = ["AdversarialTraining", "Forward", "kl_divergence"]
 
@@ -20,7 +24,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class AdversarialTraining(AttackInTraining, Defense):
-    """Adversarial training: attacks each batch by PGD in linf and trains on the result.
+    """Adversarial training: attacks each batch by PGD and trains on the result.
 
     A subclass defines the loss of the attack and the loss of the weights. During the attack the network is in ``eval()``
     mode: batch norm uses its running statistics and does not update them, as in the authors' code of TRADES and MART. The
@@ -28,11 +32,33 @@ class AdversarialTraining(AttackInTraining, Defense):
     each with its own batch statistics.
     """
 
+    eps: float | None = Field(
+        None,
+        gt=0,
+        description="radius of the attack in training; default: the data set's usual radius in linf, 8/255 for CIFAR-10; in l2 "
+        "and l1 the one that goes with it, 0.5 and 12 for CIFAR-10, 2 and 10 for MNIST",
+    )
+    norm: Literal["linf", "l2", "l1"] = Field(
+        "linf", description="norm of that attack", exclude_if=lambda norm: norm == "linf"
+    )
+
+    @model_validator(mode="after")
+    def _radius_is_in_the_box(self) -> Self:
+        if self.norm == "linf" and self.eps is not None and self.eps > 1:
+            raise ValueError(f"eps is {self.eps:g}: give at most 1 in linf, or norm=l2 or norm=l1")
+        return self
+
+    def radius_defaults(self, radius: float) -> dict[str, float]:
+        return {"eps": usual_radius_in(self.norm, radius)}
+
+    def pgd(self, start: Start = "ball") -> InnerPGD:
+        return replace(super().pgd(start), norm=self.norm)
+
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        trainer.fit(model, name="adversarial training", loss=self.loss, eps=self.radius)
+        trainer.fit(model, name="adversarial training", loss=self.loss, eps={self.norm: self.radius})
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a training step; see :data:`~.gradients.TrainingLoss`.
@@ -76,9 +102,7 @@ class AdversarialTraining(AttackInTraining, Defense):
             loss: From logits ``(B, K)`` to a scalar, summed over the rows.
             start: The kind of starting point.
         """
-        return ascend(
-            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.pgd_step_size, start=start
-        )
+        return ascend(network, images, loss, self.pgd(start))
 
 
 def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Recipe(Settings):
         None,
         ge=0,
         le=1,
-        description="radius in linf of that PGD; default: the radius of the defense's training, or 0 if it has none",
+        description="radius in linf of that PGD; default: norm and radius of the defense's training, or 0 if it has none",
     )
     held_out_steps: int = Field(10, ge=1, description="number of steps of that PGD")
 

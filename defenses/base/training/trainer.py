@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.freezing import move
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
-from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pgd
+from robustbench_cli.defenses.base.training.adversarial import InnerPGD, accuracy_under_pgd
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
 from robustbench_cli.defenses.base.training.gradients import (
     Gradients,
@@ -80,7 +81,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     gradients: Gradients
     selection: WeightSelection
-    eps: float
+    radii: Mapping[Norm, float]
     epochs: int
     replays: int = 1
     on_finish: Callable[[], None] = lambda: None
@@ -193,7 +194,7 @@ class Trainer:
         name: str,
         whole: nn.Module | None = None,
         loss: TrainingLoss = cross_entropy,
-        eps: float = 0,
+        eps: float | Mapping[Norm, float] = 0,
         collapse: Collapse | None = None,
         frozen_layers: int = 0,
         on_finish: Callable[[], None] = lambda: None,
@@ -208,7 +209,7 @@ class Trainer:
             name: Identifies this training among those of the same trainer.
             whole: The model that contains ``network``, if there is one. It is stored in the resume file too.
             loss: The mean loss over a batch.
-            eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
+            eps: The radius in linf of the adversarial training, or its radii by norm. Held-out images are attacked at these.
             collapse: The condition for early stopping, if there is one.
             frozen_layers: The number of first layers of ``network``, an ``nn.Sequential``, that do not train. The loss gets
                 the other layers and their inputs, which a GPU computes for several steps in one call.
@@ -231,7 +232,7 @@ class Trainer:
         *,
         name: str,
         whole: nn.Module | None = None,
-        eps: float = 0,
+        eps: float | Mapping[Norm, float] = 0,
         replays: int = 1,
     ) -> None:
         """Trains a network by gradients that the caller computes; see :meth:`fit`.
@@ -241,7 +242,7 @@ class Trainer:
             gradients: Computes the mean loss over a batch and its gradients.
             name: Identifies this training among those of the same trainer.
             whole: The model that contains ``network``, if there is one. It is stored in the resume file too.
-            eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
+            eps: The radius in linf of the adversarial training, or its radii by norm. Held-out images are attacked at these.
             replays: How many times in a row each batch is used. The number of epochs is divided by it.
         """
         run = self._prepare(network, gradients, name=name, whole=whole, eps=eps)
@@ -254,14 +255,15 @@ class Trainer:
         *,
         name: str,
         whole: nn.Module | None,
-        eps: float,
+        eps: float | Mapping[Norm, float],
         collapse: Collapse | None = None,
     ) -> _Run:
         """Moves a network to the device, and makes what its training needs."""
         self._loader.layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
         self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out_indices) else None
+        radii: Mapping[Norm, float] = eps if isinstance(eps, Mapping) else {"linf": eps} if eps else {}
+        held_out = partial(self._held_out_accuracy, radii=radii) if len(self.held_out_indices) else None
         if self._processes.number > 1:
             gradients = data_parallel_gradients(gradients, self._processes)
         return _Run(
@@ -274,7 +276,7 @@ class Trainer:
             optimizer=self.recipe.build_optimizer(network),
             gradients=gradients,
             selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
-            eps=eps,
+            radii=radii,
             epochs=self.recipe.epochs,
         )
 
@@ -324,8 +326,8 @@ class Trainer:
         """Selects the final weights and records the training; returns a note for the user."""
         note = run.selection.finish()
         run.on_finish()
-        radius = {"eps": run.eps} if run.eps else {}
-        self._finished[run.name] = {"loss": loss, "seconds": seconds, **radius, **run.selection.metrics}
+        radii = {"eps" if norm == "linf" else f"eps_{norm}": eps for norm, eps in run.radii.items()}
+        self._finished[run.name] = {"loss": loss, "seconds": seconds, **radii, **run.selection.metrics}
         return note
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -350,21 +352,19 @@ class Trainer:
         """
         return average_gradients(gradients, parameters, images, self._processes)
 
-    def accuracy(self, network: nn.Module, indices: Tensor, *, eps: float, steps: int, step_size: float) -> float:
+    def accuracy(self, network: nn.Module, indices: Tensor, attacks: Sequence[InnerPGD]) -> float:
         """The accuracy under PGD of a network in training; see :func:`~.adversarial.accuracy_under_pgd`.
 
         Args:
             network: The network in training.
             indices: The examples ``(n,)`` to measure it on. The processes share them.
-            eps: The radius in linf.
-            steps: The number of steps.
-            step_size: The size of a step.
+            attacks: The attacks. An image counts if it is right under each of them.
         """
         share = indices[self.share]
         batches = self._loader.batches(share.split(self.recipe.batch_size))
         accuracy = 0.0
         if len(share):
-            accuracy = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size)
+            accuracy = accuracy_under_pgd(network, batches, attacks)
         # The product is a whole number except for rounding. A float64 sums whole numbers exactly.
         correct = torch.tensor(round(accuracy * len(share)), dtype=torch.float64, device=self.device)
         return self._processes.sum(correct).item() / len(indices)
@@ -414,11 +414,15 @@ class Trainer:
         run.optimizer.step()
         return loss.detach()
 
-    def _held_out_accuracy(self, network: nn.Module, *, eps: float) -> float:
-        """The accuracy under PGD on the held-out images."""
-        eps = eps if self.recipe.held_out_eps is None else self.recipe.held_out_eps
+    def _held_out_accuracy(self, network: nn.Module, *, radii: Mapping[Norm, float]) -> float:
+        """The accuracy under PGD on the held-out images, at the recipe's radius in linf, or else at these radii."""
+        if self.recipe.held_out_eps is not None:
+            radii = {"linf": self.recipe.held_out_eps} if self.recipe.held_out_eps else {}
         steps = self.recipe.held_out_steps
-        return self.accuracy(network, self.held_out_indices, eps=eps, steps=steps, step_size=2.5 * eps / steps)
+        attacks = [
+            InnerPGD(eps=eps, norm=norm, steps=steps, step_size=2.5 * eps / steps) for norm, eps in radii.items()
+        ]
+        return self.accuracy(network, self.held_out_indices, attacks)
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
         """What must match for a training to be resumed, by its name in a message."""

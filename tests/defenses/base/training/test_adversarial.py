@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from robustbench_cli.defenses.base.training.adversarial import (
     AttackInTraining,
+    InnerPGD,
+    Start,
     accuracy_under_pgd,
     ascend,
     starting_points,
@@ -31,7 +33,7 @@ def test_pgd_on_a_linear_model_reaches_the_corner_of_the_ball() -> None:
     """The gradient's sign is constant, so PGD ends at ``x - eps sign(w)``, clipped to the box."""
     images, labels = torch.rand(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64)
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 2, 2)
-    perturbed = ascend(linear(), images, loss(labels), eps=0.3, steps=4, step_size=0.2)  # type: ignore[arg-type]
+    perturbed = ascend(linear(), images, loss(labels), InnerPGD(eps=0.3, steps=4, step_size=0.2))  # type: ignore[arg-type]
     torch.testing.assert_close(perturbed, (images - 0.3 * signs).clamp(0, 1))
     assert not perturbed.requires_grad
 
@@ -39,12 +41,16 @@ def test_pgd_on_a_linear_model_reaches_the_corner_of_the_ball() -> None:
 def test_starting_points() -> None:
     """They are uniform in the ball, normal around the image, or the image itself (Kolmogorov-Smirnov, level 0.001)."""
     images = torch.rand(100, 1, 5, 5)
-    offsets = (starting_points(images, eps=0.2, start="ball") - images).flatten()
+
+    def from_(start: Start) -> InnerPGD:
+        return InnerPGD(eps=0.2, steps=1, step_size=0.1, start=start)
+
+    offsets = (starting_points(images, from_("ball")) - images).flatten()
     assert stats.kstest(offsets.numpy(), stats.uniform(-0.2, 0.4).cdf).pvalue > 0.001
-    offsets = (starting_points(images, eps=0.2, start="near") - images).flatten()
+    offsets = (starting_points(images, from_("near")) - images).flatten()
     # Adding the image rounds the small offsets.
     assert stats.kstest(offsets.double().numpy(), stats.norm(0, 0.001).cdf).pvalue > 0.001
-    assert torch.equal(starting_points(images, eps=0.2, start="image"), images)
+    assert torch.equal(starting_points(images, from_("image")), images)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -52,7 +58,8 @@ def test_batch_statistics(training: bool) -> None:
     """Batch norm updates its statistics in the attack only in ``train()`` mode, and the mode is restored."""
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2)).train()
     images, labels = torch.rand(9, 1, 2, 2), torch.zeros(9, dtype=torch.int64)
-    ascend(network, images, loss(labels), eps=0.1, steps=3, step_size=0.1, training=training)  # type: ignore[arg-type]
+    attack = InnerPGD(eps=0.1, steps=3, step_size=0.1, training=training)
+    ascend(network, images, loss(labels), attack)  # type: ignore[arg-type]
     assert int(network[0].num_batches_tracked) == (3 if training else 0)
     assert all(module.training for module in network.modules())
 
@@ -69,7 +76,8 @@ def test_accuracy_under_pgd_of_a_linear_model() -> None:
     for eps in (0.0, 0.1):
         expected = (margins > eps * 2).double().mean().item()
         assert 0.1 < expected < 1
-        assert accuracy_under_pgd(network, batches, eps=eps, steps=5, step_size=0.1) == pytest.approx(expected)
+        attacks = [InnerPGD(eps=eps, steps=5, step_size=0.1)] if eps else []
+        assert accuracy_under_pgd(network, batches, attacks) == pytest.approx(expected)
 
 
 def test_the_default_step_size() -> None:

@@ -8,6 +8,8 @@ import torch
 from scipy.special import rel_entr
 from torch import Tensor, distributions, nn
 
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
@@ -26,6 +28,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "fast-at": ("fast-at", {}),
     "free-at": ("free-at", {"replays": 3}),
     "interpolated-at": ("interpolated-at", {"steps": 2}),
+    "pgd-at in l2": ("pgd-at", {"norm": "l2", "eps": 0.7, "steps": 2}),
 }
 
 
@@ -65,7 +68,7 @@ def test_training_makes_it_robust(
     """The accuracy under PGD is far above that of an undefended network, and the clean accuracy stays high."""
     train, test = digits
     name, fields = TRAINED[which]
-    model, trainer = trained(name, {**fields, "eps": EPS}, train, network())
+    model, trainer = trained(name, {"eps": EPS, **fields}, train, network())
     assert accuracy(model, test) > 0.8
     assert left_by_pgd(model, test) > left_of_the_undefended + (0.12 if name == "free-at" else 0.25)
     assert "collapsed_epoch" not in trainer.record["trained"]["adversarial training"]
@@ -146,6 +149,29 @@ def test_kl_divergence() -> None:
     assert kl_divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[200.0, 0.0]])).item() == 0
 
 
+@pytest.mark.parametrize("name", ["pgd-at", "trades", "mart", "awp", "interpolated-at"])
+@pytest.mark.parametrize(("norm", "radius"), [("l2", 0.5), ("l1", 1.5)])
+def test_images_in_other_norms(
+    normed: Callable[[], nn.Module], digits: Any, name: str, norm: Norm, radius: float
+) -> None:
+    """At the usual radius of digits in l2 and l1, PGD's images lie in the ball and the box and raise the loss."""
+    train, _ = digits
+    images, labels = train.images[:40], train.labels[:40]
+    network = normed().train()
+    defense = registry.load(name).from_parameters({"norm": norm, "steps": 5}, name=name).for_radius(0.15)
+    assert defense.radius == radius
+    perturbed = defense.perturb(network, images, labels)
+    sizes = distance(perturbed, images, norm)
+    assert sizes.max() <= radius * (1 + 1e-5)
+    assert sizes.median() > 0.9 * radius
+    assert perturbed.min() >= 0
+    assert perturbed.max() <= 1
+    network.eval()
+    with torch.no_grad():
+        before, after = (nn.functional.cross_entropy(network(rows), labels) for rows in (images, perturbed))
+    assert after > before
+
+
 @pytest.mark.parametrize("name", ["pgd-at", "awp", "free-at", "fast-at"])
 def test_a_killed_training_resumes(digits: Any, normed: Callable[[], nn.Module], tmp_path: Any, name: str) -> None:
     """A training that is killed after an epoch and resumed ends with exactly the weights of one that is not."""
@@ -187,6 +213,7 @@ def test_a_killed_training_resumes(digits: Any, normed: Callable[[], nn.Module],
         ),
         ("fast-at", {"overfitting_drop": 2}, r"fast-at.overfitting_drop is 2: input should be less than or equal to 1"),
         ("free-at", {"replays": 0}, r"free-at.replays is 0: input should be greater than or equal to 1"),
+        ("pgd-at", {"eps": 2}, r"pgd-at is \{'eps': 2.*give at most 1 in linf, or norm=l2 or norm=l1"),
         ("interpolated-at", {"alpha": 0}, r"interpolated-at.alpha is 0: input should be greater than 0"),
     ],
 )
