@@ -69,6 +69,10 @@ class AWP(AdversarialTraining):
         inner = kinds[self.objective](eps=self.eps, norm=self.norm, steps=self.steps, step_size=self.step_size)
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
+    @property
+    def takes_mixed_labels(self) -> bool:
+        return self.inner.takes_mixed_labels
+
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         loss = partial(self.loss, average=trainer.average_gradients)
         trainer.fit(model, name="adversarial training", loss=loss, eps={self.norm: self.radius})

@@ -49,6 +49,10 @@ class IBP(Defense):
         """The radius in linf at the end of the training."""
         return self.resolved("eps")
 
+    @property
+    def takes_mixed_labels(self) -> bool:
+        return False
+
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         require_boundable(model)
         return copy.deepcopy(model)

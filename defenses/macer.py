@@ -47,6 +47,10 @@ class MACER(RandomizedSmoothing):
     gamma: float = Field(8, gt=0, description="hinge threshold, on twice the radius divided by sigma")
     beta: float = Field(16, gt=0, description="inverse temperature of the softmax in the radius")
 
+    @property
+    def takes_mixed_labels(self) -> bool:
+        return False
+
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training", loss=self.loss)
 

@@ -32,6 +32,10 @@ class MART(AdversarialTraining):
         5, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"
     )
 
+    @property
+    def takes_mixed_labels(self) -> bool:
+        return False
+
     def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return self.attack(
             network,

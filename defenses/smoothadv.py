@@ -54,6 +54,10 @@ class SmoothAdv(RandomizedSmoothing):
         """The attack's radius in l2."""
         return self.sigma if self.eps is None else self.eps
 
+    @property
+    def takes_mixed_labels(self) -> bool:
+        return False
+
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training", loss=self.loss)
 

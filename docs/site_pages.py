@@ -1,7 +1,7 @@
 """The pages of the documentation site that are made when it is built; ``mkdocs.yml`` names this file as a hook.
 
 ``README.md`` and other files beside it become pages as they are. Every registered attack, defense,
-data set, model, corruption, suite and check gets a page from what ``advdef show`` prints, and every command one from its
+data set, model, corruption, augmentation, suite and check gets a page from what ``advdef show`` prints, and every command one from its
 options. ``make docs`` builds the site; see https://www.mkdocs.org/user-guide/configuration/#hooks for the functions ``on_...``.
 """
 
@@ -48,6 +48,7 @@ TITLES = {
     "dataset": "Data sets",
     "model": "Models",
     "corruption": "Corruptions",
+    "augmentation": "Augmentations",
     "suite": "Suites",
     "check": "Checks",
 }
@@ -58,6 +59,7 @@ GUIDES = {
     "dataset": {"Models and data": "models-and-data.md#data-sets"},
     "model": {"Models and data": "models-and-data.md"},
     "corruption": {"Corruptions": "corruptions.md"},
+    "augmentation": {"Training": "defenses.md#training"},
     "suite": {"Attack suites": "attacks.md", "Sweeps": "sweeps.md"},
     "check": {"Audits": "audit.md", "Reports": "reports.md#flags"},
     "training": {"Training": "defenses.md#training"},
@@ -195,13 +197,21 @@ def _unit_page(kind: str, name: str) -> str:
         known["in Python"] = f"advdef.{registry.load(name).__name__}"
     parts.append("\n".join(f"- **{key}:** {_with_links(_cell(str(text)))}" for key, text in known.items()))
     if entry.get("parameters"):
-        how = "A suite file sets them." if kind == "corruption" else f"`--set {name}.KEY=VALUE` sets one."
+        how = _how_to_set(kind, name)
         parts.append(f"## Parameters\n\n{how}")
         parts.append(_parameter_table(entry["parameters"]))
     if kind != "training":
         parts.append(f"## Example\n\n```sh\n{example(kind, name)}\n```")
     parts.append(_related(kind, name, up))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _how_to_set(kind: str, name: str) -> str:
+    if kind == "corruption":
+        return "A suite file sets them."
+    if kind == "augmentation":
+        return f"`--set 'train.augmentations=[{{name: {name}, KEY: VALUE}}]'` sets one."
+    return f"`--set {name}.KEY=VALUE` sets one."
 
 
 def _parameter_table(parameters: list[dict[str, Any]]) -> str:
@@ -248,6 +258,8 @@ def example(kind: str, name: str) -> str:
         return f"advdef attack --checkpoint weights.pt --model {name} --dataset cifar10 --eps 8/255 --n 20"
     if kind == "corruption":
         return f"advdef attack --defense none --attack none --corruption {name} --severity 3 --n 20"
+    if kind == "augmentation":
+        return f"advdef train --defense pgd-at --set train.augmentations={name} -o {name}.safetensors"
     if kind == "suite":
         sweeps = read_suite(name).dataset is not None
         return (

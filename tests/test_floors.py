@@ -42,6 +42,7 @@ LIGHT = [
     *(ROOT / f"{folder}/__init__.py" for folder in (*LINKED, "attacks/base", "defenses/base")),
     *(ROOT / f"benchmarks/{room}/__init__.py" for room in RANKS if room != "devices"),
     ROOT / "advdef.py",
+    ROOT / "defenses/base/training/augmentations/__init__.py",
     ROOT / "defenses/base/training/processes.py",
     ROOT / "attacks/base/eps.py",
     ROOT / "benchmarks/checkpoints/method_spec.py",

@@ -30,6 +30,10 @@ TESTED_ELSEWHERE = {
         for path in (ROOT / "benchmarks/corruptions").glob("[!_]*.py")
     },
     **{
+        f"defenses/base/training/augmentations/{path.name}": "test_every_augmentation.py compares all with torchvision"
+        for path in (ROOT / "defenses/base/training/augmentations").glob("[!_]*.py")
+    },
+    **{
         f"benchmarks/comparison/gallery/{path.parent.name}/{path.name}": "make gallery runs all, test_examine.py some"
         for folder in ("broken", "honest")
         for path in (ROOT / "benchmarks/comparison/gallery" / folder).glob("[!_]*.py")
@@ -70,6 +74,7 @@ WITHOUT_SOURCE = {
     "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",
     "cli/commands/test_transfer.py": "the attack transfer, which needs a second model, in the commands",
     "cli/commands/test_unused_options.py": "options of trainings and of draws that change nothing, in the command attack",
+    "defenses/base/training/augmentations/test_every_augmentation.py": "the contract of all augmentations",
     "defenses/test_every_defense.py": "the contract of all defenses",
     "defenses/test_hrs_expectation.py": "exact expectations of HRS for its attacks, beside test_hrs.py, which is long",
     "defenses/test_renamed_parameters.py": "former names of parameters, for all defenses",

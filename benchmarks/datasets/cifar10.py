@@ -19,6 +19,7 @@ class Cifar10(Downloaded):
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 20
     eps: ClassVar[str] = "8/255"
+    augmentations: ClassVar[tuple[str, ...]] = ("crop", "flip")
     files: ClassVar[str] = "cifar-10-batches-py"
     classes = 10
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -31,6 +31,7 @@ class Cifar100(Downloaded):
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 30
     eps: ClassVar[str] = "8/255"
+    augmentations: ClassVar[tuple[str, ...]] = ("crop", "flip")
     files: ClassVar[str] = "cifar-100-python"
     classes = 100
     class_names = tuple(name.strip() for name in _NAMES.split(","))

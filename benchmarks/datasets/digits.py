@@ -27,6 +27,7 @@ class Digits(Dataset):
     )
     epochs: ClassVar[int] = 40
     eps: ClassVar[str] = "0.15"
+    mirror_changes_class: ClassVar[bool] = True
     classes = 10
     shape = (1, 8, 8)
 

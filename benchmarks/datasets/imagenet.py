@@ -65,6 +65,7 @@ class ImageNet(Pictures):
     )
     argument_name: ClassVar[str | None] = "PATH"
     eps: ClassVar[str] = "4/255"
+    augmentations: ClassVar[tuple[str, ...]] = ("random-resized-crop", "flip")
 
     def __init__(
         self,

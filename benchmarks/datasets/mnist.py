@@ -21,6 +21,7 @@ class Mnist(Downloaded):
     )
     epochs: ClassVar[int] = 5
     eps: ClassVar[str] = "0.3"
+    mirror_changes_class: ClassVar[bool] = True
     files: ClassVar[str] = "MNIST/raw"
     classes = 10
     shape = (1, 28, 28)

@@ -22,6 +22,8 @@ class Svhn(Downloaded):
     )
     epochs: ClassVar[int] = 5
     eps: ClassVar[str] = "8/255"
+    augmentations: ClassVar[tuple[str, ...]] = ("crop",)
+    mirror_changes_class: ClassVar[bool] = True
     files: ClassVar[str] = "*_32x32.mat"
     classes = 10
     shape = (3, 32, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,9 +43,11 @@ from robustbench_cli.benchmarks.models.base.build import (
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Choice, UserError
 from robustbench_cli.core.isolation import isolated
+from robustbench_cli.defenses import registry as defense_registry
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
+from robustbench_cli.defenses.base.training.augmentations import registry as augmentations
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
@@ -70,7 +73,7 @@ class ModelCache:
         data_dir: The folder of downloaded data sets.
         device: Where to train.
         seed: Of trainings.
-        recipe: The recipe parameters that the user set; the number of epochs is the data set's usual one by default.
+        recipe: The recipe parameters that the user set; epochs and augmentations are the data set's usual ones by default.
         begin: Called with a label and a file before each training.
         wait: Called with a label before waiting for another process that is training it.
         progress: Called after each epoch.
@@ -135,7 +138,7 @@ class ModelCache:
             network = self._network(name, config, mean, std, classes=classes)
         else:
             network = _network_of(base, data)
-        recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
+        recipe = self._recipe(specs)
         training = Training(
             dataset=self.dataset,
             data="",
@@ -151,6 +154,30 @@ class ModelCache:
             if training.learns_after(None)
             else training
         )
+
+    def _recipe(self, specs: Sequence[MethodSpec]) -> Recipe:
+        """The recipe, with what is usual for the data set where the user set nothing.
+
+        Args:
+            specs: The defenses that train by it.
+
+        Raises:
+            UserError: A parameter is unknown or not allowed, or a defense cannot learn from the labels of an augmentation.
+        """
+        data = self.data
+        usual = {"epochs": data.epochs, "augmentations": data.augmentations}
+        recipe = Recipe.from_parameters({**usual, **self.recipe}, name="train")
+        for spec in specs:
+            spec.build(defense_registry).require_labels(recipe, name=spec.name)
+        for entry in recipe.augmentations or ():
+            if data.mirror_changes_class and augmentations.load(entry["name"]).mirrors:
+                warnings.warn(
+                    f"{entry['name']} in train.augmentations mirrors images, and the mirror image of one of {data.name} may "
+                    "be of another class: leave it out",
+                    Choice,
+                    stacklevel=2,
+                )
+        return recipe
 
     def _examples_for(self, training: Training) -> Split:
         """The training examples.

@@ -23,6 +23,7 @@ from robustbench_cli.attacks.base.inputs import (
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
+from robustbench_cli.defenses.base.training.augmentations import registry as augmentations
 from robustbench_cli.defenses.base.training.loading import Examples, TensorExamples
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -67,6 +68,30 @@ class Defense(UsualRadiusDefaults, ABC):
         True if ``fit`` trains weights, and also if it only sets a threshold on clean examples.
         """
         return type(self).fit is not Defense.fit
+
+    @property
+    def takes_mixed_labels(self) -> bool:
+        """Whether :meth:`fit` can learn from probabilities ``(B, K)`` as labels, which augmentations such as cutmix give."""
+        return True
+
+    def require_labels(self, recipe: Recipe, *, name: str) -> None:
+        """Checks that the defense can learn from the labels of a recipe.
+
+        Args:
+            recipe: The recipe.
+            name: How the user called the defense, for the message.
+
+        Raises:
+            UserError: An augmentation mixes labels, and the defense needs one class per image.
+        """
+        if self.takes_mixed_labels:
+            return
+        for entry in recipe.augmentations or ():
+            if augmentations.load(entry["name"]).mixes_labels:
+                raise UserError(
+                    f"{name} needs one class per image, and {entry['name']} mixes images of several classes: leave it out of "
+                    "train.augmentations"
+                )
 
     @abstractmethod
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -139,7 +164,9 @@ def defend(
     defense = _resolved(defense, data)
     target = checked_device(device)
     seed = checked_seed(seed)
-    trainer = Trainer(data, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=target)
+    usual = {"augmentations": getattr(data, "usual_augmentations", ())}
+    trainer = Trainer(data, Recipe.from_parameters({**usual, **recipe}, name="recipe"), seed=seed, device=target)
+    defense.require_labels(trainer.recipe, name=type(defense).__name__)
     example = data.batch(torch.zeros(1, dtype=torch.int64))
     copied = copy.deepcopy(model).to(target)
     with frozen(copied), trainer.seeded("probe"):

@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, corruptions, suites, checks, and the training.
+"""The catalog of named things: attacks, defenses, data sets, models, corruptions, augmentations, suites, checks, and the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -31,10 +31,11 @@ _PACKAGES = {
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
     "corruption": "robustbench_cli.benchmarks.corruptions",
+    "augmentation": "robustbench_cli.defenses.base.training.augmentations",
     "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
 
-KINDS = ("attack", "defense", "dataset", "model", "corruption", "suite", "check")
+KINDS = ("attack", "defense", "dataset", "model", "corruption", "augmentation", "suite", "check")
 """The kinds of things that have names."""
 
 SHOWN = (*KINDS, "training")
@@ -59,6 +60,7 @@ _ATTRIBUTES = (
     "argument_name",
     "epochs",
     "eps",
+    "augmentations",
     "text",
     "severity",
     "raised_when",

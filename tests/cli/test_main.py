@@ -93,7 +93,7 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["list", "atacks"], "advdef list: unknown kind 'atacks': did you mean 'attacks'?"),
         (
             ["list", "xyz"],
-            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, corruptions, suites, checks)",
+            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, corruptions, augmentations, suites, checks)",
         ),
         (["list"], "advdef list: give attacks|defenses|datasets|models|corruptions|suites|checks"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),

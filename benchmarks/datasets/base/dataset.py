@@ -38,6 +38,8 @@ class Dataset(ABC):
         any_size: Whether the images have no size of their own, so that a model's preprocessing brings them to its size.
         eps: The usual radius in linf in the literature, the default of attacks and of adversarial training. Unless a data
             set sets it, it is 8/255 as for CIFAR-10.
+        augmentations: The usual augmentations of its training images.
+        mirror_changes_class: Whether the mirror image of an image may be of another class, as that of a digit.
         only_corrupted: Whether it has published files of corrupted images, and no others; see :meth:`published`.
         classes: The number of classes K.
         classes_inferred: Whether K is only the largest label plus one, so that there may be more classes.
@@ -52,6 +54,8 @@ class Dataset(ABC):
     epochs: ClassVar[int] = 10
     any_size: ClassVar[bool] = False
     eps: ClassVar[str] = "8/255"
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    mirror_changes_class: ClassVar[bool] = False
     only_corrupted: ClassVar[bool] = False
 
     classes: int
@@ -127,6 +131,7 @@ class Dataset(ABC):
             split = self.load(name)
             self._check(split, where=f"the {name} split of {self.name}")
             split.usual_eps = parse_eps(self.eps).value
+            split.usual_augmentations = self.augmentations
             self._splits[name] = split
         return self._splits[name]
 

@@ -34,7 +34,7 @@ class Preprocessed(Dataset):
         self.classes, self.classes_inferred = dataset.classes, dataset.classes_inferred
         self.class_names = dataset.class_names
         self.shape = preprocessing.shape(dataset.shape)
-        for name in ("paper", "epochs", "eps", "only_corrupted", "read_files"):
+        for name in ("paper", "epochs", "eps", "augmentations", "mirror_changes_class", "only_corrupted", "read_files"):
             setattr(self, name, getattr(dataset, name))
 
     @property

@@ -40,10 +40,12 @@ class Split(ABC):
         labels: ``(N,)``, int64, each in ``[0, K)``.
         usual_eps: The usual radius in linf of its data set, from which radius-dependent parameters of defenses follow;
             ``None`` if it is unknown.
+        usual_augmentations: The usual augmentations of its data set's training images.
         left_out: What a user should know of examples that cannot be read and are left out; empty if there are none.
     """
 
     usual_eps: float | None = None
+    usual_augmentations: tuple[str, ...] = ()
     left_out: str = ""
 
     def __init__(self, labels: Tensor) -> None:

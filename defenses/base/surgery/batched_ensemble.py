@@ -132,10 +132,10 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
     Args:
         network: Ends in a :class:`BatchedEnsemble`, in ``train()`` mode.
         images: ``(B, C, H, W)`` in [0, 1].
-        labels: ``(B,)``.
+        labels: ``(B,)``, or probabilities ``(B, K)``.
     """
     logits = network(images)
-    mean = label_loss(logits.flatten(0, 1), labels.repeat(len(logits)))
+    mean = label_loss(logits.flatten(0, 1), torch.cat([labels] * len(logits)))
     if mean.requires_grad:
         mean.register_hook(lambda slope: slope * len(logits))
     return mean

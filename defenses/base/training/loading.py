@@ -100,13 +100,16 @@ class Loader:
         )
 
     def batches(
-        self, batches: Sequence[Tensor], prepare: Callable[[Tensor], Tensor] = lambda images: images
+        self,
+        batches: Sequence[Tensor],
+        prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, labels: (images, labels),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows and labels of each batch, in order.
 
         Args:
             batches: The indices of each batch, at least one batch, on the CPU.
-            prepare: From images ``(N, C, H, W)`` to rows ``(N, ...)``. On a GPU it gets the images of several batches.
+            prepare: From images ``(N, C, H, W)`` and labels ``(N,)`` to rows ``(N, ...)`` and their labels. On a GPU it gets
+                the images of several batches.
         """
         sizes, together = [len(batch) for batch in batches], 1
         indices = torch.cat(tuple(batches)).to(self._source, non_blocking=True)
@@ -116,4 +119,5 @@ class Loader:
             images, labels = self.batch(part)
             if self._device.type == "cuda":
                 together = max(1, _GATHERED_BYTES * len(group) // images.nbytes)
-            yield from zip(prepare(images).split(group), labels.split(group), strict=True)
+            rows, labels = prepare(images, labels)
+            yield from zip(rows.split(group), labels.split(group), strict=True)

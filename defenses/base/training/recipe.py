@@ -6,10 +6,14 @@ import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
 from robustbench_cli.core.settings import Settings
+from robustbench_cli.defenses.base.training.augmentations.base.augmentation import (
+    describe_augmentations,
+    read_augmentations,
+)
 from robustbench_cli.defenses.base.training.decayed import split_by_decay
 
 __all__ = ["Recipe"]
@@ -78,6 +82,11 @@ class Recipe(Settings):
         description="the position in the schedule: step: the number of finished steps; next-step: this one included; epoch: "
         "the number of finished epochs, so the rate changes only between epochs",
     )
+    augmentations: Annotated[tuple[dict[str, Any], ...] | None, BeforeValidator(read_augmentations)] = Field(
+        None,
+        description="augmentations of the training images, in order, such as crop,flip; see 'advdef list augmentations'; none: no "
+        "augmentation; default: the data set's usual ones",
+    )
     precision: Literal["float32", "bf16"] = Field(
         "float32",
         description="arithmetic of the layers; bf16 is faster if the hardware supports it, and the weights stay float32",
@@ -116,10 +125,12 @@ class Recipe(Settings):
         A feature that is off adds no field. So a new feature leaves the keys of cached checkpoints as they are.
         """
         values = self.model_dump(mode="json")
+        values["augmentations"] = describe_augmentations(self.augmentations or ())
         young = ("nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
         unused = {
             **{name: values[name] == type(self).model_fields[name].default for name in young},
             "milestones": self.schedule != "multistep",
+            "augmentations": not self.augmentations,
             "ema": self.ema == 0,
             **dict.fromkeys(("held_out", "held_out_eps", "held_out_steps"), self.held_out == 0),
         }

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import move
+from robustbench_cli.attacks.base.models.freezing import frozen, move
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import InnerPGD, accuracy_under_pgd
+from robustbench_cli.defenses.base.training.augmentations.base.augmentation import augment, build_augmentations
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
 from robustbench_cli.defenses.base.training.gradients import (
     Gradients,
@@ -70,6 +71,7 @@ class _Run:
     Attributes:
         frozen: The first layers of the network, if the loss does not get them.
         trained: The layers that the loss gets.
+        classes: The number of classes of its logits; 0 if no augmentation mixes labels.
     """
 
     name: str
@@ -83,6 +85,7 @@ class _Run:
     selection: WeightSelection
     radii: Mapping[Norm, float]
     epochs: int
+    classes: int
     replays: int = 1
     on_finish: Callable[[], None] = lambda: None
 
@@ -128,6 +131,7 @@ class Trainer:
         self.seed = seed
         self.device = device
         self._loader = Loader(examples, device)
+        self._augmentations = build_augmentations(recipe.augmentations or ())
         self._progress = progress
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
@@ -259,7 +263,8 @@ class Trainer:
         collapse: Collapse | None = None,
     ) -> _Run:
         """Moves a network to the device, and makes what its training needs."""
-        self._loader.layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
+        images = self.examples.batch(self.train_indices[:4])[0]
+        self._loader.layout = move(network, self.device, images)
         self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         radii: Mapping[Norm, float] = eps if isinstance(eps, Mapping) else {"linf": eps} if eps else {}
@@ -278,6 +283,7 @@ class Trainer:
             selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
             radii=radii,
             epochs=self.recipe.epochs,
+            classes=self._classes(network, images),
         )
 
     def _train(self, run: _Run) -> None:
@@ -308,7 +314,7 @@ class Trainer:
         losses: list[Tensor] = []
         shares = [batch[self.share] for batch in batches]
         with _memory_errors_explained(run.name), self.seeded(run.name, epoch, *self._draw_key):
-            for rows, labels in self._loader.batches(shares, partial(self._rows, run.frozen)):
+            for rows, labels in self._loader.batches(shares, partial(self._rows, run)):
                 for _ in range(run.replays):
                     self.fraction_done = step / steps
                     losses.append(self._step(run, rows, labels, self.recipe.optimizer_values(step, steps)))
@@ -387,13 +393,20 @@ class Trainer:
     def _batches_per_epoch(self) -> int:
         return math.ceil(len(self.train_indices) / self.recipe.batch_size)
 
-    def _rows(self, frozen: nn.Module | None, images: Tensor) -> Tensor:
-        """The input of the layers in training."""
-        if frozen is None:
-            return images
+    def _classes(self, network: nn.Module, images: Tensor) -> int:
+        """The number of classes of a network's logits; 0 if no augmentation needs it."""
+        if not any(augmentation.mixes_labels for augmentation in self._augmentations):
+            return 0
+        with frozen(network), torch.no_grad(), self.seeded("classes"):
+            return int(network(images.to(self.device)).shape[-1])
+
+    def _rows(self, run: _Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the layers in training, augmented, and its labels."""
+        images, labels = augment(self._augmentations, images, labels, run.classes)
+        if run.frozen is None:
+            return images, labels
         with self._autocast(), torch.no_grad():
-            rows: Tensor = frozen(images)
-        return rows
+            return run.frozen(images), labels
 
     def _autocast(self) -> torch.autocast:
         """The arithmetic of the layers in training."""

@@ -56,7 +56,7 @@ def facts(entry: dict[str, Any]) -> dict[str, Any]:
     """
     lines: dict[str, Any] = {
         key: entry[key]
-        for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "paper")
+        for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "augmentations", "paper")
         if key in entry
     }
     if "attacked_by" in entry:

@@ -39,12 +39,12 @@ def test_batches(examples: Examples) -> None:
     """Each batch has the images and labels of its indices, in order and in the network's layout."""
     loader = Loader(examples, CPU)
     batches = torch.randperm(40).tensor_split(3)
-    loaded = list(loader.batches(batches, lambda images: images + 1))
+    loaded = list(loader.batches(batches, lambda images, labels: (images + 1, -labels)))
     assert len(loaded) == 3
     for indices, (rows, labels) in zip(batches, loaded, strict=True):
         images, expected = examples.batch(indices)
         assert torch.equal(rows, images + 1)
-        assert torch.equal(labels, expected)
+        assert torch.equal(labels, -expected)
         assert rows.is_contiguous(memory_format=torch.channels_last)
     images, _ = loader.batch(batches[0])
     assert torch.equal(images, examples.batch(batches[0])[0])
@@ -57,9 +57,9 @@ def test_one_batch_at_a_time_on_a_cpu() -> None:
     loader = Loader(examples, CPU)
     batches = torch.arange(40).tensor_split(2)
 
-    def prepare(images: Tensor) -> Tensor:
+    def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         events.append("prepared")
-        return images
+        return images, labels
 
     events.extend("step" for _ in loader.batches(batches, prepare))
     assert events == ["prepared", "step", "prepared", "step"]

@@ -1,0 +1,1 @@
+"""What several augmentations are built from."""
