@@ -95,7 +95,7 @@ def test_verbose_shows_the_traceback_of_a_fault(
             ["list", "xyz"],
             "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, corruptions, augmentations, suites, checks)",
         ),
-        (["list"], "advdef list: give attacks|defenses|datasets|models|corruptions|suites|checks"),
+        (["list"], "advdef list: give attacks|defenses|datasets|models|corruptions|augmentations|suites|checks"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
     ],

@@ -9,8 +9,9 @@ from torch import nn
 
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.probes import is_randomized
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
-from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.defense import Defense, defend
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -73,6 +74,17 @@ def test_a_checkpoint_loads_into_one_built_anew(defense: Defense, normed: Callab
     logits = first(IMAGES)
     torch.manual_seed(0)
     assert torch.equal(second(IMAGES), logits)
+
+
+def test_mixed_labels(defense: Defense, normed: Callable[[], nn.Module]) -> None:
+    """A defense that trains learns from images with mixed labels, or says that it needs one class per image."""
+    examples = IMAGES, torch.arange(6)
+    recipe = {"epochs": 1, "augmentations": "cutmix"}
+    if defense.takes_mixed_labels:
+        assert defend(normed(), defense, examples, **recipe)(IMAGES).shape == (6, 10)
+    else:
+        with pytest.raises(UserError, match="needs one class per image, and cutmix mixes images of several classes"):
+            defend(normed(), defense, examples, **recipe)
 
 
 def test_it_is_documented(defense: Defense) -> None:

@@ -17,6 +17,7 @@ from timm.models import save_for_hf
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training import model_cache
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
@@ -47,6 +48,36 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
         first.path.write_bytes(damaged)
         assert prepared.trained(training).identity == first.identity
     assert len(begun) == 4
+
+
+def test_augmentations(cache: MakeCache) -> None:
+    """They are the data set's usual ones, are part of the training's key, and a mirrored digit is warned of."""
+    usual = cache().training(defenses=(NOISE,))
+    assert usual.recipe["augmentations"] == []
+    assert (
+        replace(cache(), recipe={"epochs": usual.recipe["epochs"], "augmentations": "none"})
+        .training(defenses=(NOISE,))
+        .key
+        == usual.key
+    )
+    cropped = replace(cache(), recipe={"augmentations": "crop"}).training(defenses=(NOISE,))
+    assert cropped.key != usual.key
+    with pytest.warns(
+        Choice, match="flip in train.augmentations mirrors images, and the mirror image of one of digits"
+    ):
+        replace(cache(), recipe={"augmentations": "crop,flip"}).training(defenses=(NOISE,))
+    mart = method_spec(defenses, "mart", {}).spec
+    with pytest.raises(UserError, match="mart needs one class per image, and mixup mixes"):
+        replace(cache(), recipe={"augmentations": "mixup"}).training(defenses=(mart,))
+    for name, expected in {
+        "cifar10": ("crop", "flip"),
+        "cifar100": ("crop", "flip"),
+        "svhn": ("crop",),
+        "mnist": (),
+        "fashion-mnist": (),
+        "cifar10?image_size=64": ("crop", "flip"),
+    }.items():
+        assert load_dataset(name).augmentations == expected
 
 
 def test_a_network_of_the_user_is_not_built_twice_before_its_training(

@@ -14,6 +14,7 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.hrs import HRS
 from robustbench_cli.defenses.none import Undefended
+from robustbench_cli.defenses.pgd_at import PGDAT
 
 CPU = torch.device("cpu")
 
@@ -71,6 +72,36 @@ def test_a_killed_training_resumes(
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert set(trainer.record["trained"]) == ({"training"} if phase == "training" else {"block 1", "block 2"})
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("defense", [PGDAT(eps=0.1, steps=2), HRS(channels=(2, 2))], ids=["pgd-at", "hrs"])
+def test_augmentation_resumes(digits: Any, normed: Callable[[], nn.Module], tmp_path: Path, defense: Defense) -> None:
+    """With random augmentations too, a killed training ends with exactly the weights of one that is not."""
+    train, _ = digits
+    augmentations = ["crop", "flip", "randaugment", "random-resized-crop", "cutmix", "mixup"]
+    recipe = Recipe.from_parameters({"epochs": 2, "augmentations": augmentations}, name="train")
+
+    def kill(progress: TrainingProgress) -> None:
+        raise KilledError
+
+    def start(recipe: Recipe = recipe, **options: Any) -> tuple[nn.Module, Trainer]:
+        torch.manual_seed(0)
+        return defense.protect(normed(), train.images[:1]), Trainer(train, recipe, seed=3, device=CPU, **options)
+
+    whole, trainer = start()
+    defense.fit(whole, trainer)
+    killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
+    with pytest.raises(KilledError):
+        defense.fit(killed, trainer)
+    resumed, trainer = start(resume=tmp_path / "state.safetensors")
+    torch.manual_seed(99)
+    defense.fit(resumed, trainer)
+    plain, other = start(recipe.model_copy(update={"augmentations": ()}))
+    defense.fit(plain, other)
+    weights = [torch.cat([tensor.flatten() for tensor in model.parameters()]) for model in (whole, resumed, plain)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert [entry["name"] for entry in trainer.record["recipe"]["augmentations"]] == augmentations
 
 
 @pytest.mark.parametrize(
