@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.gradients.graphed_steps import GraphedSteps
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.adam import update_moments
+from robustbench_cli.attacks.base.search.adam import bias_corrections, update_moments
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms, slopes
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms, slopes
 from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
@@ -87,7 +88,7 @@ class CW(MinimalNormAttack):
         diagonal = math.sqrt(images[0].numel())
         length = (hinge / slope).clamp_max(0.1 * diagonal)
         const = 4 * length / slope if self.initial_const is None else torch.full_like(slope, self.initial_const)
-        search = _ConstantSearch(const)
+        search, minimize = _ConstantSearch(const), _Minimizer(source, goal, self, images)
         best, best_length = images.clone(), torch.full_like(slope, torch.inf)
         rows = hinge.nonzero().squeeze(1)
         for _ in range(self.binary_search_steps):
@@ -96,9 +97,7 @@ class CW(MinimalNormAttack):
             usual = (4 if source.draws == 1 else 2) * length[rows] / diagonal
             rates = usual if self.lr is None else torch.full_like(usual, self.lr)
             start, const = best[rows], search.const[rows]
-            candidates, candidate_length = self._minimize(
-                source, rows, start, images[rows], labels[rows], goal, const, rates
-            )
+            candidates, candidate_length = minimize(rows, start, images[rows], labels[rows], const, rates)
             before = best_length[rows]
             shorter = candidate_length < before
             best[rows] = torch.where(per_image(shorter, images), candidates, start)
@@ -122,26 +121,36 @@ class CW(MinimalNormAttack):
         smallest.shorten()
         return smallest.images
 
-    def _minimize(
-        self,
-        source: GradientSource,
-        indices: Tensor,
-        start: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        goal: Goal,
-        const: Tensor,
-        rates: Tensor,
+
+class _Minimizer:
+    """Runs Adam at a fixed constant for each image.
+
+    Args:
+        source: Gives logits and gradients.
+        goal: What counts as success.
+        attack: The number of steps, and whether images stop early.
+        images: ``(N, C, H, W)``, of the type and on the device of all later ones.
+    """
+
+    def __init__(self, source: GradientSource, goal: Goal, attack: CW, images: Tensor) -> None:
+        self._source, self._goal = source, goal
+        # With several draws the objective can stall at a kink and improve later.
+        self._stops_early = attack.abort_early and source.exhaustive and source.draws == 1
+        self._streak = Streak(source, images)
+        self._step = GraphedSteps(source, lambda state, numbers: self._descend(_Descent(**state), numbers))
+        numbers = [_numbers_of_step(step, attack.steps) for step in range(1, attack.steps)]
+        self._numbers = torch.tensor(numbers, dtype=images.dtype).view(-1, 2).to(images.device)
+
+    def __call__(
+        self, indices: Tensor, start: Tensor, images: Tensor, labels: Tensor, const: Tensor, rates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Runs Adam at a fixed constant for each image.
+        """The nearest successful iterates.
 
         Args:
-            source: Gives logits and gradients.
             indices: ``(N,)``, the indices of the images in the batch of the source.
             start: ``(N, C, H, W)``, the first iterates.
             images: ``(N, C, H, W)``, the clean images.
             labels: ``(N,)``.
-            goal: What counts as success.
             const: ``(N,)``, the constants.
             rates: ``(N,)``, the learning rates of the first step.
 
@@ -150,28 +159,54 @@ class CW(MinimalNormAttack):
             where no step succeeded.
         """
         smallest, smallest_length = images.clone(), torch.full_like(const, torch.inf)
+        self._streak = Streak(self._source, images)
         state = _Descent.begin(start, images, labels, indices, const, rates)
-        streak = Streak(source, images)
-        for step in range(1, self.steps + 1):
-            shortfall, slope = goal.gradient(source, state.iterates, state.labels, hinge=True, rows=state.indices)
-            gradient = state.offer(shortfall, slope, streak)
-            # With several draws the objective can stall at a kink and improve later.
-            if self.abort_early and source.exhaustive and source.draws == 1 and step % _PATIENCE == 0:
-                state.cut_stalled_rates()
+        state = replace(state, **self._look(state))
+        for step, numbers in enumerate(self._numbers, start=1):
+            if self._stops_early and step % _PATIENCE == 0:
+                state = state.cut_stalled_rates()
                 if step % (_PATIENCE * _SELDOM) == 0 or not images.is_cuda:
                     active = state.rates.nonzero().squeeze(1)
                     if len(active) < len(state.rows):
                         smallest[state.rows], smallest_length[state.rows] = state.nearest, state.nearest_length
-                        state, gradient, streak = state.select(active), gradient[active], Streak(source, images[active])
+                        state = state.select(active)
                     if not len(active):
                         break
-            falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
-            state.descend(gradient, falling, step)
+            state = _Descent(**self._step(vars(state), numbers))
         smallest[state.rows], smallest_length[state.rows] = state.nearest, state.nearest_length
         return smallest, smallest_length
 
+    def _descend(self, state: _Descent, numbers: Tensor) -> dict[str, Tensor]:
+        """What changes in a step of Adam with the numbers of :func:`_numbers_of_step` ``(2,)``, clamped to the box."""
+        pace, smallest_root = numbers
+        root = update_moments(state.gradient, state.first, state.second, smallest_root)
+        rated = state.first * per_image(pace * state.rates, root)
+        iterates = torch.addcdiv(state.iterates, rated, root).clamp_(0, 1)
+        return {"iterates": iterates, **self._look(replace(state, iterates=iterates))}
 
-@dataclass
+    def _look(self, state: _Descent) -> dict[str, Tensor]:
+        """What changes by a look at the iterates. The scale of the gradients does not matter to Adam."""
+        shortfall, slope = self._goal.gradient(
+            self._source, state.iterates, state.labels, hinge=True, rows=state.indices
+        )
+        difference = state.iterates - state.images
+        length = norms(difference, "l2")
+        shorter = self._streak.offer(shortfall.largest() < 0) & (length < state.nearest_length)
+        return {
+            "gradient": torch.addcmul(difference, slope, per_image(state.const, difference), value=0.5),
+            "nearest": torch.where(per_image(shorter, difference), state.iterates, state.nearest),
+            "nearest_length": torch.where(shorter, length, state.nearest_length),
+            "lowest": state.lowest.minimum(torch.addcmul(state.const * shortfall.hinge(), length, length)),
+        }
+
+
+def _numbers_of_step(step: int, steps: int) -> tuple[float, float]:
+    """The factor of the rates at a step, which descends and follows a half cosine to 0, and Adam's smallest root."""
+    factor, smallest_root = bias_corrections(step)
+    return -factor * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps)), smallest_root
+
+
+@dataclass(frozen=True)
 class _Descent:
     """The images that go on at their constants: all tensors have one row for each.
 
@@ -184,6 +219,7 @@ class _Descent:
         rates: The learning rates before their decay; 0 for an image that has stopped, which stays where it is.
         least_rates: The rates below which an image stops.
         iterates: The perturbed images.
+        gradient: The gradients of their objectives, up to a factor.
         first: Adam's first moment.
         second: Adam's second moment.
         lowest: The lowest objective so far.
@@ -200,6 +236,7 @@ class _Descent:
     rates: Tensor
     least_rates: Tensor
     iterates: Tensor
+    gradient: Tensor
     first: Tensor
     second: Tensor
     lowest: Tensor
@@ -221,6 +258,7 @@ class _Descent:
             rates=rates,
             least_rates=rates * _LAST_RATE,
             iterates=start,
+            gradient=torch.zeros_like(images),
             first=torch.zeros_like(images),
             second=torch.zeros_like(images),
             lowest=torch.full_like(const, torch.inf),
@@ -233,26 +271,10 @@ class _Descent:
         """The state of the rows ``active``."""
         return _Descent(**{name: values[active] for name, values in vars(self).items()})
 
-    def offer(self, shortfall: Shortfall, slope: Tensor, streak: Streak) -> Tensor:
-        """Records the iterates; returns half of the gradients of their objectives, whose scale does not matter to Adam."""
-        difference = self.iterates - self.images
-        length = norms(difference, "l2")
-        shorter = streak.offer(shortfall.largest() < 0) & (length < self.nearest_length)
-        self.nearest = torch.where(per_image(shorter, difference), self.iterates, self.nearest)
-        self.nearest_length = torch.where(shorter, length, self.nearest_length)
-        self.lowest = self.lowest.minimum(torch.addcmul(self.const * shortfall.hinge(), length, length))
-        return torch.addcmul(difference, slope, per_image(self.const, difference), value=0.5)
-
-    def descend(self, gradient: Tensor, falling: float, step: int) -> None:
-        """Takes a step of Adam, at the learning rates times ``falling``, and clamps the iterates to the box."""
-        root, factor = update_moments(gradient, self.first, self.second, step)
-        rated = self.first * per_image(falling * self.rates, gradient)
-        self.iterates = torch.addcdiv(self.iterates, rated, root, value=-factor).clamp_(0, 1)
-
-    def cut_stalled_rates(self) -> None:
-        """Cuts the rates of images whose objective improved by less than 1 % since the last call."""
+    def cut_stalled_rates(self) -> _Descent:
+        """The state with the rates cut of images whose objective improved by less than 1 % since the last call."""
         rates = torch.where(self.lowest > 0.99 * self.earlier, self.rates * _CUT, self.rates)
-        self.rates, self.earlier = rates.masked_fill(rates < self.least_rates, 0), self.lowest
+        return replace(self, rates=rates.masked_fill(rates < self.least_rates, 0), earlier=self.lowest)
 
 
 class _ConstantSearch:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.gradients.graphed_steps import GraphedSteps, State
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import closed_form, cross_entropy, slope_and_value
@@ -88,27 +89,46 @@ class PGD(FixedRadiusAttack):
     ) -> None:
         feasible = FeasibleSet(images, threat)
         iterates = feasible.project(images + random_in_ball(images, threat, random)) if self.random_start else images
-        sizes = self._step_sizes(feasible)
-        for step in range(self.steps):
-            logits, gradient = source.gradient(iterates, labels, self.loss)
-            unbroken = best.offer(iterates, logits)
+        step = GraphedSteps(source, partial(self._step, source, feasible))
+        factors = self._step_factors(images)
+        state = {**feasible.tensors(), "labels": labels, "sizes": self._step_sizes(feasible), "iterates": iterates}
+        state |= self._look(source, iterates, labels)
+        for number in range(self.steps):
+            if number:
+                state = step(state, factors[number - 1])
+            unbroken = best.offer(step.kept(state["iterates"]), step.kept(state["logits"]).movedim(1, 0))
             if unbroken is not None:
                 if not len(unbroken):
                     return
-                feasible, labels, sizes = feasible.select(unbroken), labels[unbroken], sizes[unbroken]
-                iterates, gradient = iterates[unbroken], gradient[unbroken]
-            direction = self._direction(-gradient if threat.targeted else gradient, iterates, threat.norm)
-            iterates = feasible.project(torch.addcmul(iterates, direction, sizes, value=self._step_factor(step)))
+                state = {name: values[unbroken] for name, values in state.items()}
+        iterates = self._moved(feasible, state, factors[-1])
         best.offer(iterates, source.logits(iterates))
+
+    def _step(self, source: GradientSource, feasible: FeasibleSet, state: State, factor: Tensor) -> State:
+        """What changes in a step of size ``factor`` ``()`` times that of the state."""
+        iterates = self._moved(feasible, state, factor)
+        return {"iterates": iterates, **self._look(source, iterates, state["labels"])}
+
+    def _look(self, source: GradientSource, iterates: Tensor, labels: Tensor) -> State:
+        """The gradient of the loss at the iterates, and their logits ``(N, D, K)``."""
+        logits, gradient = source.gradient(iterates, labels, self.loss)
+        return {"logits": logits.movedim(0, 1), "gradient": gradient}
+
+    def _moved(self, feasible: FeasibleSet, state: State, factor: Tensor) -> Tensor:
+        """The next iterates."""
+        iterates, gradient, feasible = state["iterates"], state["gradient"], feasible.of_tensors(state)
+        direction = self._direction(-gradient if feasible.threat.targeted else gradient, iterates, feasible.threat.norm)
+        return feasible.project(torch.addcmul(iterates, direction, factor * state["sizes"]))
 
     def _direction(self, gradient: Tensor, iterates: Tensor, norm: Norm) -> Tensor:
         if norm == "l1":
             return sparse_ascent(gradient, iterates, math.ceil(self.l1_sparsity * gradient[0].numel()))
         return steepest_ascent(gradient, norm)
 
-    def _step_factor(self, step: int) -> float:
-        """The factor of :meth:`_step_sizes` at a step: it falls linearly from 2 towards 0, or is 1 for a constant step size."""
-        return 2 * (1 - step / self.steps) if self.step_size is None else 1
+    def _step_factors(self, images: Tensor) -> Tensor:
+        """``(steps,)``, the factors of :meth:`_step_sizes`: they fall linearly from 2 towards 0, or are 1 for a constant size."""
+        share = torch.arange(self.steps, dtype=torch.float64, device=images.device) / self.steps
+        return (2 * (1 - share) if self.step_size is None else torch.ones_like(share)).to(images.dtype)
 
     def reach(self) -> float | None:
         return None if self.step_size is None else self.steps * self.step_size

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.adam import update_moments
+from robustbench_cli.attacks.base.search.adam import bias_corrections, update_moments
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
 from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image, scale_by_largest
@@ -59,7 +59,8 @@ class SigmaZero(MinimalNormAttack):
             # The slope of the approximation of l0 is 2 sigma d / (|d|^2 + sigma)^2.
             scale = change.square().sum(1, keepdim=True).add_(self.sigma).square_()
             gradient = scale_by_largest(torch.addcdiv(scale_by_largest(gradient), change, scale, value=of_count))
-            root, factor = update_moments(gradient, first, second, step)
+            factor, smallest = bias_corrections(step)
+            root = update_moments(gradient, first, second, smallest)
             change = torch.addcdiv(change, first, root, value=-falling * self.lr * factor).clamp_(lowest, highest)
             size = change.square().sum(1, keepdim=True).sqrt_()
             change = change.mul_(size > per_image(threshold, images))

@@ -40,11 +40,14 @@ _FEW = 8
 
 _FEW_PIXELS = _FEW * 256 * 256
 
-_CUDA_PIXELS = 4096 * 32 * 32
+_CUDA_ROWS = 4096
+
+_CUDA_BYTES = 4096
+"""Free memory of a GPU for each input pixel of a batch. ResNet-50 keeps activations of 1.7 KiB for the gradient at its input."""
 
 
 def automatic_batch_size(device: torch.device, shape: tuple[int, ...]) -> int:
-    """The usual batch size for images of a shape: it fits a CPU's cache, or fills a GPU.
+    """The usual batch size for images of a shape: it fits a CPU's cache, or the free memory of a GPU.
 
     Args:
         device: The device.
@@ -52,8 +55,17 @@ def automatic_batch_size(device: torch.device, shape: tuple[int, ...]) -> int:
     """
     pixels = math.prod(shape[1:])
     if device.type == "cuda":
-        return max(1, min(4096, _CUDA_PIXELS // pixels))
+        return max(1, min(_CUDA_ROWS, _free_memory(device) // (_CUDA_BYTES * pixels)))
     return max(1, min(4096, _CPU_PIXELS // pixels), min(_FEW, _FEW_PIXELS // pixels))
+
+
+def _free_memory(device: torch.device) -> int:
+    """The free bytes of a GPU, those included that this process has reserved and does not use."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    # Processes that share a GPU are limited to their parts of it.
+    limit = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return min(free, limit - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ FOLDERS = {
 """The folders of the sources, by their folder of tests."""
 
 TESTED_ELSEWHERE = {
+    "attacks/base/models/cuda_graphs.py": "test_graphed_passes.py and test_graphed_steps.py record graphs with it",
     "benchmarks/execution/engines/local.py": "test_engines.py holds all engines to the same contract",
     "benchmarks/execution/engines/processes.py": "test_engines.py holds all engines to the same contract",
     "benchmarks/execution/engines/ray.py": "test_engines.py holds all engines to the same contract",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -238,6 +240,23 @@ class FeasibleSet:
     def select(self, rows: Tensor) -> FeasibleSet:
         """The set of the images ``rows`` (int64 indices or a mask)."""
         return FeasibleSet(self.images[rows], self.threat.select(rows))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the set by name, each with one row per image; see :meth:`of_tensors`."""
+        return {name: values for name, values in vars(self).items() if isinstance(values, Tensor)} | {
+            "radii": self.threat.eps
+        }
+
+    def of_tensors(self, tensors: Mapping[str, Tensor]) -> FeasibleSet:
+        """A set of the same norm.
+
+        Args:
+            tensors: Those of :meth:`tensors`, of some of the images; others are not looked at.
+        """
+        made = copy.copy(self)
+        vars(made).update({name: tensors[name] for name in vars(self) if name in tensors})
+        made.threat = replace(self.threat, eps=tensors["radii"])
+        return made
 
     def project(self, perturbed: Tensor) -> Tensor:
         """Projects points ``(N, C, H, W)``; see :func:`project`."""

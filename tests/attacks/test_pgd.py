@@ -145,8 +145,7 @@ def test_the_step_size_is_what_it_says(norm: Norm, linear_victim: Callable[..., 
         eps = threat.eps[0].item()
         expected = [0, eps, eps, eps, eps] if step_size is None else [count * step_size for count in range(5)]
         assert lengths == pytest.approx(expected, rel=1e-3)
-    falling = [PGD(steps=4)._step_factor(step) for step in range(4)]
-    assert falling == pytest.approx([2, 1.5, 1, 0.5])
+    assert PGD(steps=4)._step_factors(victim.images).tolist() == [2, 1.5, 1, 0.5]
 
 
 class Paths(nn.Module):

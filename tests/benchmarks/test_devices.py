@@ -28,15 +28,32 @@ from robustbench_cli.benchmarks.devices import (
         ("cpu", (3, 224, 224), 8),
         ("cpu", (3, 512, 512), 2),
         ("cpu", (3, 5000, 5000), 1),
-        ("cuda", (1, 8, 8), 4096),
-        ("cuda", (3, 32, 32), 4096),
-        ("cuda", (3, 224, 224), 83),
-        ("cuda", (3, 5000, 5000), 1),
     ],
 )
 def test_the_batch_size_fits_the_device(kind: str, shape: tuple[int, int, int], size: int) -> None:
-    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least a few images."""
+    """64 images of 28 x 28 on a CPU, as many pixels of other sizes; at least a few images."""
     assert automatic_batch_size(torch.device(kind), shape) == size
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "pixels", "size"),
+    [(16, 8, 4096), (16, 32, 4096), (16, 224, 83), (128, 224, 668), (8, 224, 41), (1, 5000, 1)],
+)
+def test_the_batch_size_follows_the_free_memory_of_a_gpu(
+    gigabytes: int, pixels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 KiB per pixel, at most 4096 images. What the process has reserved and does not use is free, up to its limit."""
+    free, used, reserved = 2**30 * gigabytes, 2**20, 2**28
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved + used)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free - reserved, 2**40))
+    assert automatic_batch_size(torch.device("cuda"), (3, pixels, pixels)) == size
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**39, 2**40))
+    monkeypatch.setattr(
+        torch.cuda, "get_per_process_memory_fraction", lambda device: (free + used) / 2**40, raising=False
+    )
+    assert automatic_batch_size(torch.device("cuda"), (3, pixels, pixels)) == size
 
 
 KEPT_MEMORY = """

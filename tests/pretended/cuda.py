@@ -86,6 +86,9 @@ class Functions:
     def reset_peak_memory_stats(self, device: object = None) -> None:
         pass
 
+    def get_per_process_memory_fraction(self, device: object = None) -> float:
+        return 1.0
+
     def set_per_process_memory_fraction(self, fraction: float, device: object = None) -> None:
         self._index(device)
 

@@ -55,7 +55,7 @@ class EOT(GradientSource):
         self._pass: Callable[[Tensor], Tensor] = partial(single_pass, model)
         # One frozen draw seeds torch's generators in each pass, which no graph can repeat.
         if options.get("graphs") and not randomized and not isinstance(model, FrozenDraw):
-            self._pass = GraphedPasses(self._pass, name=type(model).__name__)
+            self._pass = self.graphs = GraphedPasses(self._pass, name=type(model).__name__)
 
     @property
     def _shares_draws(self) -> bool:
@@ -111,7 +111,7 @@ class ExactExpectation(GradientSource):
         self.draws = model.number_of_draws
         self._all_draws: Callable[[Tensor], Tensor] = lambda images: model.all_draws(images.clone())
         if options.get("graphs"):
-            self._all_draws = GraphedPasses(self._all_draws, name=type(model).__name__)
+            self._all_draws = self.graphs = GraphedPasses(self._all_draws, name=type(model).__name__)
 
     @property
     def cost(self) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
+from robustbench_cli.attacks.base.models.graphed_passes import GraphedPasses
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, full_float32, gradient_precision
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSample", "GradientSource", "NoGradientError", "PassOptions"]
+__all__ = ["GradientSample", "GradientSource", "NoGradientError", "PassOptions", "RecordedQuery"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -104,6 +105,7 @@ class GradientSource(ABC):
             :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None`` for no measurement.
         keeps_best: Whether the attack keeps the best of its iterates, so that it returns any success.
         watch: Called after each query with its images ``(N, C, H, W)`` and logits ``(D, N, K)``; ``None`` for nothing.
+        graphs: The passes as CUDA graphs; ``None`` for a model that no graph can repeat.
     """
 
     draws: int
@@ -128,6 +130,8 @@ class GradientSource(ABC):
         self.noise: Callable[[], float] | None = None
         self.keeps_best = False
         self.watch: Callable[[Tensor, Tensor], None] | None = None
+        self.graphs: GraphedPasses | None = None
+        self._recorded: list[RecordedQuery] | None = None
         self._backward = BackwardPasses(self.size)
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
 
@@ -321,17 +325,57 @@ class GradientSource(ABC):
     def _differentiate(
         self, images: Tensor, labels: Tensor, loss: Loss, rows: Tensor | None, copies: int | Tensor
     ) -> _Passes:
+        if self._recorded is not None:
+            with gradient_precision(self.precision, images.device):
+                passes = self._differentiate_slices(images, labels, loss, None, 0)
+            self._recorded.append(RecordedQuery(images, labels, loss, passes))
+            return passes
         keys, query = self._keys(images, rows, copies), self._note_query(images)
         with gradient_precision(self.precision, images.device):
             passes = self.size.retry_smaller(
                 len(images) * self.cost, lambda: self._differentiate_slices(images, labels, loss, keys, query)
             )
+        self._account(images, labels, loss, passes)
+        return passes
+
+    @contextmanager
+    def recording(self) -> Iterator[list[RecordedQuery]]:
+        """Inside, gradients are computed for a CUDA graph that the caller records, and are not counted.
+
+        Only a source with :attr:`graphs` can do it.
+
+        Yields:
+            The list of the gradients so far. Each replay must be followed by :meth:`count_replay`.
+        """
+        assert self.graphs is not None, "no graph can repeat the passes of this source"
+        self._recorded = queries = []
+        try:
+            with self.graphs.paused():
+                yield queries
+        finally:
+            self._recorded = None
+
+    def count_replay(self, queries: list[RecordedQuery], rows: int) -> None:
+        """Counts the gradients of a replayed recording.
+
+        Args:
+            queries: The recorded gradients, whose tensors hold the results of the replay.
+            rows: N, the number of their first rows that count; the others are padding.
+        """
+        for images, labels, loss, passes in queries:
+            points = images[:rows]
+            self._note_query(points)
+            # The next replay writes over them.
+            own = _Passes(passes.logits[:, :rows].clone(), passes.gradients[:, :rows], passes.values)
+            self._account(points if self.watch is None else points.clone(), labels[:rows].clone(), loss, own)
+
+    def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
+        """Counts the passes of a query, and shows them to those who look at queries."""
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
         self._note_gradient(images, labels, loss, passes)
         self._notify_watcher(images, passes.logits)
-        return passes
 
     def _differentiate_slices(
         self, images: Tensor, labels: Tensor, loss: Loss, keys: Tensor | None, query: int
@@ -462,6 +506,22 @@ class _Passes:
             torch.cat([part.gradients for part in slices], 1),
             lambda: torch.cat([part.values() for part in slices], 1),
         )
+
+
+class RecordedQuery(NamedTuple):
+    """A gradient in a CUDA graph; a replay writes its results into the same tensors.
+
+    Attributes:
+        images: ``(M, C, H, W)``.
+        labels: ``(M,)`` or ``(M, m)``.
+        loss: The loss.
+        passes: The results.
+    """
+
+    images: Tensor
+    labels: Tensor
+    loss: Loss
+    passes: _Passes
 
 
 def _spread(rows: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ semantics, whose rules this module follows: warm-up on another stream, one memor
 
 from __future__ import annotations
 
-import gc
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robustbench_cli.attacks.base.models.cuda_graphs import (
+    forbidden_synchronizations,
+    garbage_collection_paused,
+    layout_of,
+    recording,
+)
 from robustbench_cli.core.errors import is_out_of_memory, one_line
 
 __all__ = ["GraphedPasses"]
@@ -50,12 +54,11 @@ class _Kind(NamedTuple):
     def of(cls, rows: Tensor) -> _Kind:
         """The kind of a pass over these rows in the current context; their number is rounded up to a power of two."""
         cudnn: Any = torch.backends.cudnn
-        channels_last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last)
         return cls(
             rows=1 << (len(rows) - 1).bit_length(),
             shape=rows.shape[1:],
             dtype=rows.dtype,
-            layout=torch.channels_last if channels_last and not rows.is_contiguous() else torch.contiguous_format,
+            layout=layout_of(rows),
             differentiable=torch.is_grad_enabled() and rows.requires_grad,
             autocast=torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None,
             precision=(cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),
@@ -84,10 +87,28 @@ class GraphedPasses:
         self._seen: Counter[_Kind] = Counter()
         self._graphs: dict[_Kind, _Graph | None] = {}
         self._usable = True
+        self._paused = False
+
+    def repays_recording(self, rows: int) -> bool:
+        """Whether passes of so many rows, gradients included, wait for launches and can be recorded.
+
+        Args:
+            rows: The number of rows.
+        """
+        return any(kind.differentiable and kind.rows >= rows and graph for kind, graph in self._graphs.items())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, passes run as usual: the caller records them with other operations."""
+        previous, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = previous
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The model's result for rows ``(M, C, H, W)``, with a graph for a backward pass where they need one."""
-        if not (rows.is_cuda and len(rows) and self._usable):
+        if not (rows.is_cuda and len(rows) and self._usable) or self._paused:
             return self._model(rows)
         kind = _Kind.of(rows)
         self._seen[kind] += 1
@@ -119,7 +140,7 @@ class GraphedPasses:
         """The graph of a kind of passes; ``None`` where it cannot be recorded."""
         padded = rows[torch.arange(kind.rows, device=rows.device) % len(rows)].contiguous(memory_format=kind.layout)
         try:
-            with _forbidden_synchronizations():
+            with forbidden_synchronizations():
                 graph = _Graph(self._model, padded, differentiable=kind.differentiable)
             # Mirrored rows in the opposite order differ from the recorded ones, also a single row: a graph that repeats its
             # recording gives other results than the model.
@@ -187,14 +208,14 @@ class _Graph:
         # The stream of the recording must not be the default one, and libraries make their workspaces per stream.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.set_grad_enabled(differentiable), _garbage_collection_paused(), torch.cuda.stream(stream):
+        with torch.set_grad_enabled(differentiable), garbage_collection_paused(), torch.cuda.stream(stream):
             self._warm_up(model)
             torch.cuda.synchronize(rows.device)
-            with _recording(self._forward):
+            with recording(self._forward):
                 self._logits = model(self._rows)
             if differentiable:
                 self._slopes = torch.zeros_like(self._logits)
-                with _recording(self._backward, self._forward.pool()):
+                with recording(self._backward, self._forward.pool()):
                     # The activations are kept: several backward passes may follow one forward pass.
                     self._gradient = torch.autograd.grad(self._logits, self._rows, self._slopes, retain_graph=True)[0]
         torch.cuda.current_stream().wait_stream(stream)
@@ -269,45 +290,3 @@ class _BackwardReplay(torch.autograd.Function):
         """The gradients for slopes ``(L, ..., M, K)``, one replay each."""
         assert in_dims[0] is not None
         return torch.stack([graph.backward(slope, number) for slope in slopes.movedim(in_dims[0], 0).unbind()]), 0
-
-
-@contextmanager
-def _recording(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
-    """Records what is launched into a graph.
-
-    ``torch.cuda.graph`` would free the cached memory and collect garbage as well, which takes longer than the recording.
-
-    Args:
-        graph: The graph.
-        pool: The memory pool of a graph that shares its memory.
-    """
-    graph.capture_begin(pool, capture_error_mode="thread_local")
-    try:
-        yield
-    finally:
-        graph.capture_end()
-
-
-@contextmanager
-def _forbidden_synchronizations() -> Iterator[None]:
-    """Makes an operation that waits for the GPU raise: within a recording, it would break the recording."""
-    mode = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Synchronization debug mode")
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Pauses Python's cyclic garbage collector: it might free another graph, which breaks a recording."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -6,25 +6,36 @@ import math
 
 from torch import Tensor
 
-__all__ = ["update_moments"]
+__all__ = ["bias_corrections", "update_moments"]
 
 
-def update_moments(gradient: Tensor, first: Tensor, second: Tensor, step: int) -> tuple[Tensor, float]:
+def bias_corrections(step: int) -> tuple[float, float]:
+    """The numbers that correct the moments' bias (Kingma, Ba: Adam. ICLR 2015, section 2), so that no operation on pixels does.
+
+    Args:
+        step: The number of the step, from 1.
+
+    Returns:
+        The factor of the step of descent, and the smallest root; see :func:`update_moments`.
+    """
+    correction = math.sqrt(1 - 0.999**step)
+    return correction / (1 - 0.9**step), 1e-8 * correction
+
+
+def update_moments(gradient: Tensor, first: Tensor, second: Tensor, smallest: float | Tensor) -> Tensor:
     """Updates Adam's moments in place (Kingma, Ba: Adam. ICLR 2015, algorithm 1, with its default rates of decay).
 
-    The step of descent is ``-rate * factor * first / root``. The corrections of the moments' bias are in the factor, so that
-    they take no operation on every pixel.
+    The step of descent is ``-rate * factor * first / root``; see :func:`bias_corrections`.
 
     Args:
         gradient: ``(N, C, H, W)``.
         first: ``(N, C, H, W)``, the first moment, 0 before the first step.
         second: ``(N, C, H, W)``, the second moment, 0 before the first step.
-        step: The number of the step, from 1.
+        smallest: The smallest root, a number or ``()``.
 
     Returns:
-        The root ``(N, C, H, W)``, and the factor.
+        The root ``(N, C, H, W)``.
     """
     first.lerp_(gradient, 0.1)
     second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-    correction = math.sqrt(1 - 0.999**step)
-    return second.sqrt().add_(1e-8 * correction), correction / (1 - 0.9**step)
+    return second.sqrt().add_(smallest)

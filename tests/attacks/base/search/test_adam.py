@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.search.adam import update_moments
+from robustbench_cli.attacks.base.search.adam import bias_corrections, update_moments
 
 
 def test_a_step_is_adams() -> None:
@@ -18,7 +18,8 @@ def test_a_step_is_adams() -> None:
     first, second = torch.zeros_like(iterates), torch.zeros_like(iterates)
     for step in range(1, 21):
         gradient = torch.randn(iterates.shape, generator=generator)
-        root, factor = update_moments(gradient, first, second, step)
+        factor, smallest = bias_corrections(step)
+        root = update_moments(gradient, first, second, smallest)
         iterates = iterates - rates.view(-1, 1, 1, 1) * factor * first / root
         for parameter, slope in zip(parameters, gradient, strict=True):
             parameter.grad = slope

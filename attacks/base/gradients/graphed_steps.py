@@ -1,0 +1,159 @@
+"""Whole steps of an attack as CUDA graphs: one launch instead of one launch per operation.
+
+A step launches more operations than its passes: the loss, the update, and the search for the best iterate. Each takes less
+time on a GPU than its launch from Python. See :mod:`~robustbench_cli.attacks.base.models.graphed_passes` for the passes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.gradients.source import GradientSource, RecordedQuery
+from robustbench_cli.attacks.base.models.cuda_graphs import (
+    forbidden_synchronizations,
+    garbage_collection_paused,
+    layout_of,
+    recording,
+)
+from robustbench_cli.core.errors import is_out_of_memory, one_line
+
+__all__ = ["GraphedSteps", "State"]
+
+_logger = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+"""What an attack knows between two steps: tensors by name, each with one row per image."""
+
+Step = Callable[[State, Tensor], State]
+
+
+class GraphedSteps:
+    """Repeats a step of an attack as a CUDA graph, where the passes of its source wait for launches.
+
+    Batches of all sizes up to the next power of two share a graph: they are padded. Where the source has no graphs, as on a
+    CPU, the step runs as usual. So it does where it cannot be recorded, and a warning says so.
+
+    Args:
+        source: Computes the gradients of the step.
+        step: Maps a state and numbers ``(P,)`` to what changes in the state. It may also change tensors of the state in place.
+            All numbers that change from step to step must be in these two. It must not wait for the GPU.
+    """
+
+    def __init__(self, source: GradientSource, step: Step) -> None:
+        self._source, self._step = source, step
+        self._graphs: dict[int, _Graph | None] = {}
+
+    def __call__(self, state: State, numbers: Tensor) -> State:
+        """The next state.
+
+        Args:
+            state: The state.
+            numbers: ``(P,)``, on the device of the state.
+
+        Returns:
+            The state. The next step may write over its tensors, see :meth:`kept`.
+        """
+        rows: Tensor = next(iter(state.values()))
+        graph = self._graph_of(state, numbers, len(rows)) if rows.is_cuda and len(rows) else None
+        if graph is None:
+            return state | self._step(state, numbers)
+        state = graph(state, numbers)
+        self._source.count_replay(graph.queries, len(rows))
+        return state
+
+    def kept(self, tensor: Tensor) -> Tensor:
+        """A tensor of a state that later steps leave as it is.
+
+        Args:
+            tensor: The tensor.
+        """
+        return tensor.clone() if any(graph and graph.owns(tensor) for graph in self._graphs.values()) else tensor
+
+    def _graph_of(self, state: State, numbers: Tensor, count: int) -> _Graph | None:
+        """The graph for a number of images; ``None`` where there is none."""
+        passes = self._source.graphs
+        if passes is None or not passes.repays_recording(count):
+            # They also end where the memory has run out.
+            self._graphs.clear()
+            return None
+        rows = 1 << (count - 1).bit_length()
+        if rows not in self._graphs:
+            self._graphs[rows] = self._recorded(state, numbers, rows)
+        return self._graphs[rows]
+
+    def _recorded(self, state: State, numbers: Tensor, rows: int) -> _Graph | None:
+        try:
+            with forbidden_synchronizations():
+                return _Graph(self._source, self._step, state, numbers, rows)
+        except Exception as error:  # noqa: BLE001 - a user's model may turn the error into one of its own
+            if not is_out_of_memory(error):
+                _logger.warning(
+                    "a step of the attack cannot be recorded as a CUDA graph, so its operations are launched one by one, "
+                    "which is slower for small networks: %s",
+                    one_line(error),
+                )
+            return None
+
+
+class _Graph:
+    """A recorded step on tensors at fixed addresses.
+
+    Args:
+        source: Computes the gradients.
+        step: The step.
+        state: The first state, of at most ``rows`` images.
+        numbers: ``(P,)``.
+        rows: The number of rows of the recording.
+
+    Attributes:
+        queries: The gradients of the step.
+
+    Raises:
+        RuntimeError: The step synchronizes, or has too little memory.
+    """
+
+    def __init__(self, source: GradientSource, step: Step, state: State, numbers: Tensor, rows: int) -> None:
+        self._buffers = {name: _padded(values, rows) for name, values in state.items()}
+        self._numbers = numbers.clone()
+        self._views: dict[str, Tensor] = {}
+        self._graph = torch.cuda.CUDAGraph()
+        # See the recording of a pass: another stream, after a step in which libraries make their handles and workspaces.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), garbage_collection_paused(), torch.cuda.stream(stream), source.recording() as queries:
+            step({name: buffer.clone() for name, buffer in self._buffers.items()}, numbers)
+            queries.clear()
+            torch.cuda.synchronize(numbers.device)
+            with recording(self._graph):
+                for name, values in step(self._buffers, self._numbers).items():
+                    self._buffers[name].copy_(values)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.queries: list[RecordedQuery] = [*queries]
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of the state that the last call returned."""
+        return any(tensor is view for view in self._views.values())
+
+    @torch.no_grad()
+    def __call__(self, state: State, numbers: Tensor) -> State:
+        """The next state of at most as many images as were recorded."""
+        count = len(next(iter(state.values())))
+        for name, values in state.items():
+            # What the last call returned is there already.
+            if values is not self._views.get(name):
+                self._buffers[name][:count].copy_(values)
+        self._numbers.copy_(numbers)
+        self._graph.replay()
+        if not self._views or len(next(iter(self._views.values()))) != count:
+            self._views = {name: buffer[:count] for name, buffer in self._buffers.items()}
+        return dict(self._views)
+
+
+def _padded(values: Tensor, rows: int) -> Tensor:
+    """A copy of the rows ``(n, ...)`` with the first ones repeated up to a number of rows, in the same memory layout."""
+    padded = values[torch.arange(rows, device=values.device) % len(values)]
+    return padded.contiguous(memory_format=layout_of(values))
