@@ -11,6 +11,8 @@ import pytest
 import torch
 from platformdirs import user_cache_path
 
+from tests.forked import fork_workers
+
 TINY = ("--epochs", "8", "--n", "40")
 """A network of a second and images enough to count."""
 
@@ -27,6 +29,12 @@ def error_line(ended: Any) -> str:
     assert lines[-1].startswith("advdef: error: ")
     assert not [line for line in lines[:-1] if not line.startswith(("training ", "block "))]
     return str(lines[-1].removeprefix("advdef: error: "))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks the processes of ``--jobs``."""
+    fork_workers(monkeypatch)
 
 
 @pytest.fixture

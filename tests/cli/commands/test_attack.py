@@ -165,6 +165,7 @@ def test_nothing_is_computed_twice(
     assert run == [0.1, 0.2, 0.1, 0.1]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """Two processes give the rows of one, at two radii and of a search too; they are what a user of several cores asks for."""
     command = [
@@ -190,6 +191,7 @@ def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path
     assert len(rows[0]) == 6
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_processes_without_work_are_noted(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """Twenty images are one batch, which one of two processes computes; 210 images are work for both."""
     command = ("attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--jobs", "2")

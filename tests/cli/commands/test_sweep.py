@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,7 @@ def test_status_shows_cells_that_another_process_runs(advdef: Advdef, suite: Pat
     assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("left: unknown; time: unknown\n")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes share the trainings and the cells, and their results equal those of one process."""
     suite.write_text(
@@ -297,9 +299,9 @@ def test_machines_share_the_batches_of_a_cell(
     assert figures(here / "1.csv") == figures(here / "2.csv") == figures(here / "alone.csv")
 
 
-@pytest.mark.parametrize("options", [(), ("--split",), ("--jobs", "2", "--split")])
+@pytest.mark.usefixtures("forked_workers")
 def test_an_interrupted_split_cell_goes_on_in_any_number_of_processes(
-    advdef: Advdef, suite: Path, here: Path, options: tuple[str, ...]
+    advdef: Advdef, suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its stored batches are not attacked again; the line to resume is printed."""
     (here / "own.py").write_text(BATCHES)
@@ -325,9 +327,12 @@ def test_an_interrupted_split_cell_goes_on_in_any_number_of_processes(
     ranges = [path.stem.split("-") for path in (here / "advdef-runs" / "pieces").glob("*/*.piece")]
     stored = sum(int(stop) - int(start) for start, stop in ranges)
     assert f", {stored} of 250 images\n" in advdef("sweep", "suite.yaml", "--status").out
-    resumed = advdef("sweep", "suite.yaml", *options)
-    assert resumed.code == 0, resumed.err
-    assert len(sums_of_batches(here)) == len(set(sums_of_batches(here))) == 3
+    for number, options in enumerate([(), ("--split",), ("--jobs", "2", "--split")]):
+        folder = shutil.copytree(here, here.with_name(f"{here.name}-{number}"))
+        monkeypatch.chdir(folder)
+        resumed = advdef("sweep", "suite.yaml", *options)
+        assert resumed.code == 0, resumed.err
+        assert len(sums_of_batches(folder)) == len(set(sums_of_batches(folder))) == 3
 
 
 @pytest.mark.parametrize(

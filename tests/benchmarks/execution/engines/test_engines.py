@@ -24,6 +24,7 @@ from robustbench_cli.benchmarks.store.records import Failure, Result
 from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError
 from tests.benchmarks.conftest import spec
+from tests.forked import fork_workers
 
 MakeJobs = Callable[..., list[Job]]
 Engine = Callable[..., None]
@@ -80,6 +81,12 @@ class Hangs(Own):
     def run(self, source, images, labels, threat, random):
         time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/cli/commands/test_sweep.py has the processes that are spawned."""
+    fork_workers(monkeypatch)
 
 
 @pytest.fixture(scope="module")
