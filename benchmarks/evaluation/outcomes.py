@@ -12,27 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
-from robustbench_cli.benchmarks.datasets.base.arrays import Array, read_arrays, read_stacked
+from robustbench_cli.benchmarks.datasets.base.arrays import Array, DifferentArraysError, read_arrays, read_stacked
 from robustbench_cli.benchmarks.evaluation.statistics.efficiency import SuccessCounts
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
 __all__ = ["Outcomes", "most_votes", "summarize", "worst_case"]
 
-Integers = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
 
 _DIMENSIONS = {
-    "labels": 1,
-    "targets": 2,
-    "clean": 2,
     "clean_survival": 1,
-    "perturbed": 3,
     "survival": 2,
     "distance": 2,
     "l2": 2,
     "linf": 2,
+    "labels": 1,
+    "targets": 2,
+    "clean": 2,
+    "perturbed": 3,
     "draws_shared": 0,
 }
-_INTEGERS = frozenset({"labels", "targets", "clean", "perturbed"})
+_INTEGERS = ("labels", "targets", "clean", "perturbed")
+_NORMS = ("l2", "linf")
+_RECORD = "outcomes"
+_READ = frozenset({*_DIMENSIONS, _RECORD})
 _MOST_CLASSES = 2**20
 
 
@@ -223,29 +226,53 @@ class Outcomes:
         return replace(self.of_attack(0), **picked)
 
     def to_bytes(self) -> bytes:
-        """The ``.npz`` file."""
+        """The ``.npz`` file: one record, whose fields are the attributes, the integers in the smallest type that holds them.
+
+        Where ``l2`` or ``linf`` is equal to ``distance``, it is left out. Nothing is compressed: of a large report, unpacking was
+        the largest part.
+        """
+        arrays: dict[str, Array] = {name: getattr(self, name) for name in _DIMENSIONS}
+        for name in _NORMS:
+            if np.array_equal(arrays[name], self.distance):
+                del arrays[name]
+        integers = [arrays[name] for name in _INTEGERS]
+        lowest = min(min(array.min(initial=0), -1 - array.max(initial=0)) for array in integers)
+        types = dict.fromkeys(_INTEGERS, np.min_scalar_type(lowest))
+        record = np.empty(
+            (), np.dtype([(name, types.get(name, array.dtype), array.shape) for name, array in arrays.items()], align=True)
+        )
+        for name, array in arrays.items():
+            record[name] = array
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        np.savez_compressed(buffer, **arrays)
+        np.savez(buffer, **{_RECORD: record})
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Outcomes:
-        """Reads the content of an ``.npz`` file that :meth:`to_bytes` wrote.
+        """Reads the content of an ``.npz`` file that :meth:`to_bytes` wrote, in this version or an earlier one.
 
         Raises:
             ValueError: The content is anything else.
         """
-        return cls._checked(read_arrays(io.BytesIO(content), _DIMENSIONS))
+        outcomes = cls._checked(read_arrays(io.BytesIO(content), _READ))
+        # Labels and predictions that are changed later, or computed with, need room.
+        return replace(outcomes, **{name: getattr(outcomes, name).astype(np.int64) for name in _INTEGERS})
 
     @classmethod
     def from_files(cls, contents: Sequence[bytes]) -> Outcomes:
         """The stacked outcomes of several attacks, from the contents of their files; see :meth:`from_bytes`.
 
+        Labels and predictions have the types of the files.
+
         Raises:
             ValueError: One of them is anything else, or they have different shapes.
         """
-        return cls._checked(read_stacked(contents, _DIMENSIONS), len(contents))
+        try:
+            arrays = read_stacked(contents, _READ)
+        except DifferentArraysError:
+            # Files of several versions, or a class with a number too large for the type of the others.
+            return cls.stacked([cls.from_bytes(content) for content in contents])
+        return cls._checked(arrays, len(contents))
 
     @classmethod
     def _checked(cls, arrays: dict[str, Array], *attacks: int) -> Outcomes:
@@ -255,8 +282,14 @@ class Outcomes:
             arrays: The arrays by name.
             *attacks: The number of attacks, where they are stacked.
         """
-        # Older files have no such array.
-        arrays.setdefault("draws_shared", np.zeros(attacks, dtype=np.bool_))
+        record = arrays.pop(_RECORD, None)
+        if record is None:
+            # Files of earlier versions have an array for each attribute, the oldest all but this one.
+            arrays.setdefault("draws_shared", np.zeros(attacks, dtype=np.bool_))
+        else:
+            arrays |= {name: record[name] for name in record.dtype.names or ()}
+            if "distance" in arrays:
+                arrays = dict.fromkeys(_NORMS, arrays["distance"]) | arrays
         if arrays.keys() != _DIMENSIONS.keys():
             raise ValueError(f"it has the arrays {', '.join(sorted(arrays)):.200}")
         if any(arrays[name].ndim != len(attacks) + dimensions for name, dimensions in _DIMENSIONS.items()):
@@ -342,9 +375,9 @@ def most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
         predictions: ``(R, N)``.
         labels: ``(N,)``.
     """
-    images, labels = np.arange(len(labels)), labels - NO_NUMBER
+    images, labels = np.arange(len(labels)), labels.astype(np.int64) - NO_NUMBER
     answers = max(int(predictions.max(initial=0)) - NO_NUMBER, int(labels.max(initial=0))) + 1
-    cells = predictions - NO_NUMBER + images * answers
+    cells = predictions + (images * answers - NO_NUMBER)
     votes = np.bincount(cells.ravel(), minlength=len(labels) * answers).reshape(-1, answers)
     of_label = votes[images, labels]
     votes[images, labels] = -1

@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-__all__ = ["Array", "BadArraysError", "PickledError", "read_arrays", "read_stacked"]
+__all__ = ["Array", "BadArraysError", "DifferentArraysError", "PickledError", "read_arrays", "read_stacked"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -64,6 +64,10 @@ class BadArraysError(ValueError):
     """The arrays of a file cannot be read; the message is a clause with the reason."""
 
 
+class DifferentArraysError(BadArraysError):
+    """Files cannot be stacked, as their arrays have different names, shapes or types."""
+
+
 class PickledError(BadArraysError):
     """An array holds pickled objects, which could run code."""
 
@@ -104,7 +108,8 @@ def read_stacked(files: Sequence[bytes], wanted: Collection[str]) -> dict[str, A
         wanted: The names of the arrays to unpack. Other arrays of the files are empty in the result.
 
     Raises:
-        BadArraysError: As for :func:`read_arrays`, or two files have different arrays.
+        DifferentArraysError: Two files have different arrays.
+        BadArraysError: As for :func:`read_arrays`.
     """
     with _named_errors():
         members = [_small_members(content) for content in files]
@@ -116,8 +121,7 @@ def read_stacked(files: Sequence[bytes], wanted: Collection[str]) -> dict[str, A
                 for name in names
             }
         arrays = [read_arrays(io.BytesIO(content), wanted) for content in files]
-        if any(entries.keys() != arrays[0].keys() for entries in arrays):
-            _refuse_different("the files", [sorted(entries) for entries in arrays])
+        _refuse_different("the files", [sorted(entries) for entries in arrays])
         for name in arrays[0]:
             _refuse_different(f"'{name}'", [(entries[name].shape, entries[name].dtype) for entries in arrays])
         return {name: np.stack([entries[name] for entries in arrays]) for name in arrays[0]}
@@ -141,7 +145,7 @@ def _refuse_different(name: str, kinds: Sequence[object]) -> None:
     """Refuses files whose arrays are not of one kind."""
     for kind in kinds:
         if kind != kinds[0]:
-            raise BadArraysError(f"{name} differ: {kinds[0]} and {kind}")
+            raise DifferentArraysError(f"{name} differ: {kinds[0]} and {kind}")
 
 
 _Packed = tuple[bytes, int, int, int]
@@ -220,9 +224,10 @@ def _stacked(members: Sequence[_Packed], name: str) -> Array:
 
 
 def _unpacked(packed: _Packed) -> bytes:
-    """The content of a small member; that of a member that many files have is unpacked once."""
-    _, _, size, _ = packed
-    return _cached_unpacked(packed) if size <= _CACHED else _checked_unpacked(packed)
+    """The content of a small member; what many files have compressed is unpacked once."""
+    _, compression, size, _ = packed
+    is_kept = compression == zipfile.ZIP_DEFLATED and size <= _CACHED
+    return _cached_unpacked(packed) if is_kept else _checked_unpacked(packed)
 
 
 def _checked_unpacked(packed: _Packed) -> bytes:
