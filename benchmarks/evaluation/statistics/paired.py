@@ -158,16 +158,24 @@ def p_value_of_equality(first: ScoredDraws, second: ScoredDraws, *, level: float
     if np.array_equal(first.right, second.right):
         return 1.0, test
     if levels == 1:
-        from scipy.special import bdtr
-
         wins = int((first.right & ~second.right).sum())
         losses = int((second.right & ~first.right).sum())
-        return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))), test
+        return _sign_test(wins, losses), test
     if level < 1 and _holds_zero(first, second, level):
         return 1.0, test
     levels = min(levels, _MOST_LEVELS)
     of_images = sign_flip_test(np.rint(levels * (first.shares - second.shares)).astype(np.int64))
     return _interval_p_value(first, second, of_images), test
+
+
+def _sign_test(wins: int, losses: int) -> float:
+    """The p-value of the exact two-sided sign test: twice the binomial probability of at most the smaller of both counts."""
+    # In whole numbers: importing scipy.special takes longer than a short report.
+    term = total = 1
+    for number in range(min(wins, losses)):
+        term = term * (wins + losses - number) // (number + 1)
+        total += term
+    return min(1.0, 2 * total / 2 ** (wins + losses))
 
 
 def _holds_zero(first: ScoredDraws, second: ScoredDraws, p_value: float) -> bool:
