@@ -33,7 +33,7 @@ _DIMENSIONS = {
     "draws_shared": 0,
 }
 _INTEGERS = ("labels", "targets", "clean", "perturbed")
-_NORMS = ("l2", "linf")
+_ROUNDED = ("clean_survival", "survival", "l2", "linf")
 _RECORD = "outcomes"
 _READ = frozenset({*_DIMENSIONS, _RECORD})
 _MOST_CLASSES = 2**20
@@ -60,10 +60,10 @@ class Outcomes:
         clean_survival: ``(N,)`` survival of the clean images: the share of draws with the right prediction, plus a small
             term of the margin that ranks equal shares.
         perturbed: ``(T, R, N)`` predictions on the perturbed images.
-        survival: ``(T, N)`` survival of the perturbed images.
+        survival: ``(T, N)`` survival of the perturbed images; this and ``clean_survival`` are rounded to 32 bits.
         distance: ``(T, N)`` in the norm of the cell.
-        l2: ``(T, N)``.
-        linf: ``(T, N)``.
+        l2: ``(T, N)``, rounded to 32 bits.
+        linf: ``(T, N)``, rounded to 32 bits.
         draws_shared: ``()`` whether all images of a pass share one draw, so that the R draws are R passes.
     """
 
@@ -114,6 +114,10 @@ class Outcomes:
 
     def least_survival(self) -> Floats:
         """``(N,)``: the survival of each image's worst candidate."""
+        return self._least_survival
+
+    @cached_property
+    def _least_survival(self) -> Floats:
         return np.asarray(np.minimum(self.survival.min(axis=-2), self.clean_survival))
 
     def nearest_success(self) -> Floats:
@@ -226,21 +230,17 @@ class Outcomes:
         return replace(self.of_attack(0), **picked)
 
     def to_bytes(self) -> bytes:
-        """The ``.npz`` file: one record, whose fields are the attributes, the integers in the smallest type that holds them.
+        """The ``.npz`` file: one record whose fields are the attributes, in the smallest types that hold the values.
 
-        Where ``l2`` or ``linf`` is equal to ``distance``, it is left out. Nothing is compressed: of a large report, unpacking was
-        the largest part.
+        All integers have one type, and the distance has 64 bits, so that the files of attacks on one model are alike and are
+        read together. Nothing is compressed: unpacking took most of the time of a large report.
         """
         arrays: dict[str, Array] = {name: getattr(self, name) for name in _DIMENSIONS}
-        for name in _NORMS:
-            if np.array_equal(arrays[name], self.distance):
-                del arrays[name]
-        integers = [arrays[name] for name in _INTEGERS]
-        lowest = min(min(array.min(initial=0), -1 - array.max(initial=0)) for array in integers)
+        lowest = min(min(arrays[name].min(initial=0), -1 - arrays[name].max(initial=0)) for name in _INTEGERS)
         types = dict.fromkeys(_INTEGERS, np.min_scalar_type(lowest))
-        record = np.empty(
-            (), np.dtype([(name, types.get(name, array.dtype), array.shape) for name, array in arrays.items()], align=True)
-        )
+        types |= {name: np.dtype("f4") for name in _ROUNDED if np.array_equal(arrays[name], arrays[name].astype("f4"))}
+        fields_of_file = [(name, types.get(name, array.dtype), array.shape) for name, array in arrays.items()]
+        record = np.empty((), np.dtype(fields_of_file, align=True))
         for name, array in arrays.items():
             record[name] = array
         buffer = io.BytesIO()
@@ -255,14 +255,15 @@ class Outcomes:
             ValueError: The content is anything else.
         """
         outcomes = cls._checked(read_arrays(io.BytesIO(content), _READ))
-        # Labels and predictions that are changed later, or computed with, need room.
-        return replace(outcomes, **{name: getattr(outcomes, name).astype(np.int64) for name in _INTEGERS})
+        # Values that are changed later, or computed with, need room.
+        wide = {name: getattr(outcomes, name).astype(np.int64) for name in _INTEGERS}
+        return replace(outcomes, **wide, **{name: getattr(outcomes, name).astype(np.float64) for name in _ROUNDED})
 
     @classmethod
     def from_files(cls, contents: Sequence[bytes]) -> Outcomes:
         """The stacked outcomes of several attacks, from the contents of their files; see :meth:`from_bytes`.
 
-        Labels and predictions have the types of the files.
+        The arrays have the types of the files.
 
         Raises:
             ValueError: One of them is anything else, or they have different shapes.
@@ -282,14 +283,7 @@ class Outcomes:
             arrays: The arrays by name.
             *attacks: The number of attacks, where they are stacked.
         """
-        record = arrays.pop(_RECORD, None)
-        if record is None:
-            # Files of earlier versions have an array for each attribute, the oldest all but this one.
-            arrays.setdefault("draws_shared", np.zeros(attacks, dtype=np.bool_))
-        else:
-            arrays |= {name: record[name] for name in record.dtype.names or ()}
-            if "distance" in arrays:
-                arrays = dict.fromkeys(_NORMS, arrays["distance"]) | arrays
+        arrays = _attributes(arrays, attacks)
         if arrays.keys() != _DIMENSIONS.keys():
             raise ValueError(f"it has the arrays {', '.join(sorted(arrays)):.200}")
         if any(arrays[name].ndim != len(attacks) + dimensions for name, dimensions in _DIMENSIONS.items()):
@@ -311,6 +305,15 @@ class Outcomes:
         if not (targets and draws and images):
             raise ValueError("it has no images")
         return cls(**arrays)
+
+
+def _attributes(arrays: dict[str, Array], attacks: tuple[int, ...]) -> dict[str, Array]:
+    """The attributes in a file of any version, by name."""
+    if _RECORD not in arrays:
+        # Files of earlier versions have an array for each attribute, the oldest all but this one.
+        return {"draws_shared": np.zeros(attacks, dtype=np.bool_)} | arrays
+    record = arrays[_RECORD]
+    return {name: record[name] for name in record.dtype.names or ()}
 
 
 _OF_IMAGES = [field.name for field in fields(Outcomes) if field.name != "draws_shared"]

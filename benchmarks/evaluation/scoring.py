@@ -122,7 +122,8 @@ def _survival(logits: Tensor, predictions: Tensor, labels: Tensor, *, perturbed:
         right |= predictions == REJECTED
     margins = margin(logits, labels.expand(len(logits), -1)).double().nan_to_num(0.0, posinf=1e300, neginf=-1e300)
     bounded = (margins / (1 + margins.abs())).mean(0)
-    return right.double().mean(0) + bounded / (2 * len(logits) + 1)
+    # Rounded as it is stored, so that a worst case over stored attacks chooses as one in memory does.
+    return (right.double().mean(0) + bounded / (2 * len(logits) + 1)).float().double()
 
 
 class Candidates:
@@ -199,8 +200,8 @@ class Candidates:
             "perturbed": predictions,
             "survival": survival,
             "distance": distance(perturbed, self._images, self._norm),
-            "l2": distance(perturbed, self._images, "l2"),
-            "linf": distance(perturbed, self._images, "linf"),
+            "l2": distance(perturbed, self._images, "l2").float().double(),
+            "linf": distance(perturbed, self._images, "linf").float().double(),
         }
         for name, value in values.items():
             self._per_target[name].append(value)

@@ -15,7 +15,17 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.frozen_model import share_field_names
 from robustbench_cli.core.regular_file import read_bounded
 
-__all__ = ["Failure", "Request", "RequestedCell", "Result", "encoded", "read_bytes", "read_record", "sha256"]
+__all__ = [
+    "Failure",
+    "Request",
+    "RequestedCell",
+    "RequestedIds",
+    "Result",
+    "encoded",
+    "read_bytes",
+    "read_record",
+    "sha256",
+]
 
 _MOST_BYTES = 2**30
 
@@ -131,7 +141,19 @@ class RequestedCell(BaseModel):
     checkpoint: str
 
 
-class Request(BaseModel):
+class RequestedIds(BaseModel):
+    """The identities of all cells that one command requested, read without the cells.
+
+    Attributes:
+        ids: The identities; none in files of earlier versions.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    ids: tuple[str, ...] = ()
+
+
+class Request(RequestedIds):
     """All cells that one command requested."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

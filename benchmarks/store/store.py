@@ -7,6 +7,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,7 @@ from robustbench_cli.benchmarks.store.records import (
     Failure,
     Request,
     RequestedCell,
+    RequestedIds,
     Result,
     encoded,
     read_bytes,
@@ -167,7 +169,7 @@ class Store:
         """
         by_id = {requested.cell.id: requested for requested in cells}
         if by_id:
-            content = encoded(Request(cells=tuple(by_id.values())), without_defaults=True)
+            content = encoded(Request(ids=tuple(by_id), cells=tuple(by_id.values())), without_defaults=True)
             path = self._requests / f"{sha256(content)[:20]}.json"
             if not path.exists():
                 write_atomically(path, content)
@@ -193,7 +195,8 @@ class Store:
             UserError: The folder is no store.
         """
         stored = {path.name.partition(".")[0] for path in self._files("*.json")}
-        requested = self.requested(damaged=damaged)
+        requests = self._all_requests(damaged, beyond=stored)
+        requested = {cell.cell.id: cell for _, request in requests for cell in request.cells}
         return {cell_id: cell for cell_id, cell in requested.items() if cell_id not in stored}
 
     def forget_unfinished(self) -> None:
@@ -211,11 +214,17 @@ class Store:
                 self.request(remaining)
                 path.unlink(missing_ok=True)
 
-    def _all_requests(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Path, Request]]:
+    def _all_requests(
+        self, damaged: Callable[[UserError], None], *, beyond: set[str] | None = None
+    ) -> Iterator[tuple[Path, Request]]:
+        """The requests with their files; those whose cells are all among ``beyond`` may be left out."""
         self._require_store()
         for path in sorted(self._requests.glob("*.json")):
+            read = partial(read_record, path, name="request", hint=f"remove {path}, and repeat the command")
             try:
-                request = read_record(path, Request, name="request", hint=f"remove {path}, and repeat the command")
+                if beyond and (ids := read(RequestedIds).ids) and beyond.issuperset(ids):
+                    continue
+                request = read(Request)
             except UserError as error:
                 # Another process may just have removed it.
                 if path.exists():

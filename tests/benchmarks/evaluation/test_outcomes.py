@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, most_votes, summarize, worst_case
 
 from ..conftest import MakeOutcomes
 
@@ -216,3 +217,47 @@ def test_the_file_gives_back_what_was_written(outcomes: Outcomes) -> None:
         before, after = getattr(outcomes, field.name), getattr(read, field.name)
         assert before.dtype == after.dtype
         assert np.array_equal(before, after)
+
+
+def old_file(outcomes: Outcomes) -> bytes:
+    """The file that earlier versions wrote: an array for each attribute, compressed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{field.name: getattr(outcomes, field.name) for field in fields(Outcomes)})
+    return buffer.getvalue()
+
+
+@given(anything)
+def test_files_of_earlier_versions_are_read(outcomes: Outcomes) -> None:
+    """Alone, and together with files of this version, whose types are others."""
+    assert_equal(Outcomes.from_bytes(old_file(outcomes)), outcomes)
+    for contents in ([old_file(outcomes)] * 2, [outcomes.to_bytes()] * 2, [old_file(outcomes), outcomes.to_bytes()]):
+        together = Outcomes.from_files(contents)
+        for number in range(2):
+            assert_equal(together.of_attack(number), outcomes)
+
+
+def assert_equal(first: Outcomes, second: Outcomes) -> None:
+    """Fails where they have other values."""
+    for field in fields(Outcomes):
+        assert np.array_equal(getattr(first, field.name), getattr(second, field.name))
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(128, "i1"), (129, "i2"), (40_000, "i4")])
+def test_the_file_is_one_record_in_small_types(make_outcomes: MakeOutcomes, classes: int, kind: str) -> None:
+    """NumPy reads it alone; integers take as many bytes as the largest class needs, and rounded numbers four."""
+    outcomes = make_outcomes(clean=[1, 0], robust=[0, 1])
+    outcomes = replace(outcomes, perturbed=(classes - 1) * outcomes.perturbed, survival=outcomes.survival + 0.1)
+    with np.load(io.BytesIO(outcomes.to_bytes())) as file:
+        record = file["outcomes"]
+    assert {record.dtype[name].base.str[1:] for name in ("labels", "targets", "clean", "perturbed")} == {kind}
+    assert [record[name].dtype.str[1:] for name in ("l2", "survival", "distance")] == ["f8", "f8", "f8"]
+    assert np.array_equal(record["perturbed"], outcomes.perturbed)
+    rounded = replace(outcomes, l2=outcomes.l2.astype(np.float32).astype(np.float64))
+    with np.load(io.BytesIO(rounded.to_bytes())) as file:
+        assert file["outcomes"]["l2"].dtype == np.float32
+
+
+def test_many_classes_have_room_in_votes() -> None:
+    """127 classes fit into one byte, and their numbers beyond the rejection do not."""
+    predictions, labels = np.array([[126, 0], [126, 1]], dtype=np.int8), np.array([126, 5], dtype=np.int8)
+    assert most_votes(predictions, labels).tolist() == [True, False]

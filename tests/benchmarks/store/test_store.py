@@ -10,7 +10,7 @@ import pytest
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store import store as store_module
-from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.store import Store, read_together
 from robustbench_cli.core.errors import UserError
 
@@ -371,3 +371,21 @@ def test_of_outcomes_read_together_those_of_another_version_are_named(
         in lines.pop()
     )
     assert lines == []
+
+
+def test_requests_of_finished_cells_are_not_read_whole(tmp_path: Path, filled: Filled, make_cell: MakeCell) -> None:
+    """The identities suffice there; a request without them, of an earlier version, is read all the same."""
+    store, result, _ = filled()
+    done = RequestedCell(cell=result.cell, eps="", checkpoint="")
+    open_cell = RequestedCell(cell=make_cell(seed=1), eps="", checkpoint="")
+    store.request([done])
+    assert store.missing() == {}
+    assert store.requested() == {result.cell.id: done}
+    store.request([done, open_cell])
+    assert store.missing() == {open_cell.cell.id: open_cell}
+    for path in (store.path / "asked").iterdir():
+        content = json.loads(path.read_text())
+        del content["sha256"], content["ids"]
+        body = json.dumps(content)[1:].encode()
+        path.write_bytes(b'{"sha256": "%s",\n%s' % (hashlib.sha256(body).hexdigest().encode(), body))
+    assert store.missing() == {open_cell.cell.id: open_cell}
