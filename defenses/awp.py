@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -37,7 +36,7 @@ class AWP(AdversarialTraining):
     biases and scales, by ``gamma ||w|| g / (||g|| + 1e-20)``, where g is the gradient of that training's loss on the whole
     batch. The gradient at the perturbed weights updates the original weights. A step costs one more backward pass than in
     the other training, and training needs more epochs, because the first epochs make little progress. Batch norm learns
-    only from the pass at the perturbed weights. The attack runs in ``eval()`` mode.
+    only from the pass at the perturbed weights.
     """
 
     paper: ClassVar[str] = (
@@ -55,6 +54,13 @@ class AWP(AdversarialTraining):
         "the paper",
     )
     beta: float | None = Field(None, ge=0, description="beta of trades or mart; default: theirs")
+    warmup: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="fraction of the training before the weights are perturbed; 9 of 200 epochs in the authors' code of trades",
+        exclude_if=lambda warmup: warmup == 0,
+    )
 
     @model_validator(mode="after")
     def _beta_belongs(self) -> Self:
@@ -66,7 +72,8 @@ class AWP(AdversarialTraining):
     def inner(self) -> AdversarialTraining:
         """The other training, with the parameters of this one's attack."""
         kinds: dict[str, type[AdversarialTraining]] = {"pgd-at": PGDAT, "trades": TRADES, "mart": MART}
-        inner = kinds[self.objective](eps=self.eps, norm=self.norm, steps=self.steps, step_size=self.step_size)
+        attack = {key: getattr(self, key) for key in AdversarialTraining.model_fields}
+        inner = kinds[self.objective](**attack)
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
     @property
@@ -74,7 +81,11 @@ class AWP(AdversarialTraining):
         return self.inner.takes_mixed_labels
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        loss = partial(self.loss, average=trainer.average_gradients)
+        def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            if trainer.fraction_done < self.warmup - 1e-9:
+                return self.inner.loss(network, images, labels)
+            return self.loss(network, images, labels, trainer.average_gradients)
+
         trainer.fit(model, name="adversarial training", loss=loss, eps={self.norm: self.radius})
 
     def loss(

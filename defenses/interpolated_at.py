@@ -20,7 +20,7 @@ class InterpolatedAT(AdversarialTraining):
 
     Mixup interpolates images of one batch, ``l x_i + (1 - l) x_j`` with ``l ~ Beta(alpha, alpha)``. Its loss is
     ``l CE(., y_i) + (1 - l) CE(., y_j)``. The clean batch and the perturbed batch have separate draws of l. PGD maximizes
-    the cross-entropy on images without mixup, in ``eval()`` mode.
+    the cross-entropy on images without mixup.
     """
 
     paper: ClassVar[str] = (

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
 from robustbench_cli.defenses.base.training.gradients import label_loss
 
@@ -20,7 +19,7 @@ class TRADES(AdversarialTraining):
 
     The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``, with a gradient through both distributions. The attack maximizes
     the same divergence and needs no label. It starts at the image plus normal noise of standard deviation 0.001, because
-    the gradient of the divergence is 0 at the image itself. It runs in ``eval()`` mode, as in the authors' code.
+    the gradient of the divergence is 0 at the image itself.
     """
 
     paper: ClassVar[str] = (
@@ -33,7 +32,7 @@ class TRADES(AdversarialTraining):
     )
 
     def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with frozen(network), torch.no_grad():
+        with self.attacking(network), torch.no_grad():
             clean = network(images)
         return self.attack(network, images, lambda logits: kl_divergence(clean, logits).sum(), start="near")
 

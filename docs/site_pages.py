@@ -1,7 +1,7 @@
 """The pages of the documentation site that are made when it is built; ``mkdocs.yml`` names this file as a hook.
 
 ``README.md`` and other files beside it become pages as they are. Every registered attack, defense,
-data set, model, corruption, augmentation, suite and check gets a page from what ``advdef show`` prints, and every command one from its
+data set, model, corruption, augmentation, recipe, suite and check gets a page from what ``advdef show`` prints, and every command one from its
 options. ``make docs`` builds the site; see https://www.mkdocs.org/user-guide/configuration/#hooks for the functions ``on_...``.
 """
 
@@ -26,7 +26,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.reports.columns import COLUMNS
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.cli.catalog import KINDS, card, names
-from robustbench_cli.cli.commands.show import facts, written
+from robustbench_cli.cli.commands.show import VALUE_COLUMNS, facts, value_rows, written
 from robustbench_cli.cli.dispatch import advdef
 from robustbench_cli.cli.help_page import GROUPS, epilog
 from robustbench_cli.defenses import registry as defenses
@@ -49,6 +49,7 @@ TITLES = {
     "model": "Models",
     "corruption": "Corruptions",
     "augmentation": "Augmentations",
+    "recipe": "Recipes",
     "suite": "Suites",
     "check": "Checks",
 }
@@ -60,6 +61,7 @@ GUIDES = {
     "model": {"Models and data": "models-and-data.md"},
     "corruption": {"Corruptions": "corruptions.md"},
     "augmentation": {"Training": "defenses.md#training"},
+    "recipe": {"Training": "defenses.md#recipes"},
     "suite": {"Attack suites": "attacks.md", "Sweeps": "sweeps.md"},
     "check": {"Audits": "audit.md", "Reports": "reports.md#flags"},
     "training": {"Training": "defenses.md#training"},
@@ -200,6 +202,9 @@ def _unit_page(kind: str, name: str) -> str:
         how = _how_to_set(kind, name)
         parts.append(f"## Parameters\n\n{how}")
         parts.append(_parameter_table(entry["parameters"]))
+    if entry.get("values"):
+        rows = [f"| {' | '.join(map(_cell, row))} |" for row in [VALUE_COLUMNS, ("---",) * 4, *value_rows(entry)]]
+        parts.append("\n".join(["## Values\n", *rows]))
     if kind != "training":
         parts.append(f"## Example\n\n```sh\n{example(kind, name)}\n```")
     parts.append(_related(kind, name, up))
@@ -211,7 +216,7 @@ def _how_to_set(kind: str, name: str) -> str:
         return "A suite file sets them."
     if kind == "augmentation":
         return f"`--set 'train.augmentations=[{{name: {name}, KEY: VALUE}}]'` sets one."
-    return f"`--set {name}.KEY=VALUE` sets one."
+    return f"`--set {'train' if kind == 'recipe' else name}.KEY=VALUE` sets one."
 
 
 def _parameter_table(parameters: list[dict[str, Any]]) -> str:
@@ -260,6 +265,8 @@ def example(kind: str, name: str) -> str:
         return f"advdef attack --defense none --attack none --corruption {name} --severity 3 --n 20"
     if kind == "augmentation":
         return f"advdef train --defense pgd-at --set train.augmentations={name} -o {name}.safetensors"
+    if kind == "recipe":
+        return f"advdef train --recipe {name} --dataset cifar10 -o {name}.safetensors"
     if kind == "suite":
         sweeps = read_suite(name).dataset is not None
         return (

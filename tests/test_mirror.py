@@ -27,6 +27,10 @@ TESTED_ELSEWHERE = {
     "benchmarks/models/wrn_34_10.py": "base/test_wide_resnet.py compares the network and counts its parameters",
     "benchmarks/models/wrn_70_16.py": "base/test_wide_resnet.py compares the network and counts its parameters",
     **{
+        f"defenses/base/training/recipes/{path.name}": "test_every_recipe.py compares all with the authors' schedules"
+        for path in (ROOT / "defenses/base/training/recipes").glob("[!_]*.py")
+    },
+    **{
         f"benchmarks/corruptions/{path.name}": "test_every_corruption.py compares all with imagecorruptions"
         for path in (ROOT / "benchmarks/corruptions").glob("[!_]*.py")
     },
@@ -56,6 +60,7 @@ WITHOUT_SOURCE = {
     "attacks/test_access.py": "what an attack uses of a model, for all attacks",
     "attacks/test_apgd.py": "APGD against AutoAttack's figures, for the files that share it",
     "attacks/test_every_attack.py": "the contract of all attacks",
+    "defenses/base/training/recipes/test_every_recipe.py": "the schedules of all recipes",
     "attacks/test_few_classes.py": "models of two and three classes, for all attacks",
     "attacks/test_masked_classes.py": "models with a class of no chance, for all attacks",
     "attacks/test_minimal_norm.py": "closed-form distances, for all minimal-norm attacks",

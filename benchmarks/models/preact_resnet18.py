@@ -51,20 +51,23 @@ class PreActResNet18(nn.Module):
         classes: K.
         raw_shortcut: See :func:`preact_resnet18`.
         final_bn: See :func:`preact_resnet18`.
+        width: The number of channels of the first convolution; the last has eight times as many.
     """
 
-    def __init__(self, *, channels: int, classes: int, raw_shortcut: bool = False, final_bn: bool = True) -> None:
+    def __init__(
+        self, *, channels: int, classes: int, raw_shortcut: bool = False, final_bn: bool = True, width: int = 64
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.layer1 = _group(64, 64, 1, raw_shortcut)
-        self.layer2 = _group(64, 128, 2, raw_shortcut)
-        self.layer3 = _group(128, 256, 2, raw_shortcut)
-        self.layer4 = _group(256, 512, 2, raw_shortcut)
-        self.bn = nn.BatchNorm2d(512) if final_bn else nn.Identity()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.layer1 = _group(width, width, 1, raw_shortcut)
+        self.layer2 = _group(width, 2 * width, 2, raw_shortcut)
+        self.layer3 = _group(2 * width, 4 * width, 2, raw_shortcut)
+        self.layer4 = _group(4 * width, 8 * width, 2, raw_shortcut)
+        self.bn = nn.BatchNorm2d(8 * width) if final_bn else nn.Identity()
         self.relu = nn.ReLU() if final_bn else nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.linear = nn.Linear(512, classes)
+        self.linear = nn.Linear(8 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` → logits ``(N, K)``."""

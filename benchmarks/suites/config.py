@@ -23,6 +23,7 @@ from robustbench_cli.benchmarks.models.base.names import read_class_names, with_
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import Position, YamlFile
+from robustbench_cli.defenses import registry as defenses
 
 __all__ = [
     "CONDITIONS",
@@ -223,6 +224,21 @@ class DefenseConfig(_Located):
         allowing._own_code = tuple(names)  # noqa: SLF001 - of the same class
         return allowing
 
+    def filled(self, parameters: Mapping[str, Any]) -> Self:
+        """The same entry with more parameters; those that it has stay.
+
+        Args:
+            parameters: By name.
+        """
+        if self.name is None or not parameters:
+            return self
+        kind: type[Defense] = defenses.load(self.name)
+        own = kind.current_names(self.parameters, name=self.name, warn=False)
+        added = {key: value for key, value in parameters.items() if key not in own}
+        filled = type(self)(name=self.name, **self.parameters, **added)
+        filled._own_code = self._own_code  # noqa: SLF001 - of the same class
+        return filled.at(self.location)
+
     @property
     def parameters(self) -> dict[str, Any]:
         fields = {key: getattr(self, key) for key in self.model_fields_set - {"name", "checkpoint"}}
@@ -277,6 +293,7 @@ def _dimension(field: FieldInfo) -> tuple[Any, None]:
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
+    from robustbench_cli.defenses.base.defense import Defense
 
     _Grid = BaseModel
 else:

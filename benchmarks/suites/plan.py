@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
-from robustbench_cli.attacks.base.eps import Eps
+from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import metadata_of, read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
@@ -53,10 +53,12 @@ from robustbench_cli.benchmarks.training.model_cache import (
 )
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.benchmarks.weights.fill import OtherClassesError
-from robustbench_cli.core.errors import Notice, UserError, did_you_mean
+from robustbench_cli.core.errors import Choice, Notice, UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
+from robustbench_cli.defenses.base.training.named_recipe import NamedRecipe
 from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.recipes import registry as recipes
 
 __all__ = [
     "DEFAULT_ATTACKS",
@@ -383,15 +385,16 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
             cache = cache_for(dataset, recipe, recipe_seed)
             load_dataset(dataset, data_dir=cache.data_dir)
         base = _base(chain[0], name, cache, _user_code(config))
+        cache, entries, network = _with_recipe(cache, chain)
         model_location = chain[0].location or config.location("defenses")
         locations = (config.location("model") if name else recipe_location, model_location)
-        for specs in _specs(chain):
+        for specs in _specs(entries):
             training = None
             if base is None or specs:
                 chosen = name if name is not None and base is None else ModelConfig()
                 with error_location(locations[base is not None]):
                     training = cache.training(
-                        model=chosen.name,
+                        model=chosen.name or (network if base is None else None),
                         mean=chosen.mean,
                         std=chosen.std,
                         class_names=chosen.class_names,
@@ -402,6 +405,23 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
             model = PlannedModel(cache=cache, base=base, training=training, decision=rule, location=model_location)
             models.setdefault(dataset, {}).setdefault(model.key, model)
     return {dataset: list(of_dataset.values()) for dataset, of_dataset in models.items()}
+
+
+def _with_recipe(
+    cache: ModelCache, chain: tuple[DefenseConfig, ...]
+) -> tuple[ModelCache, tuple[DefenseConfig, ...], str | None]:
+    """The model cache and the defenses with the values of the named recipe where the user gives none, and its network."""
+    name = cache.recipe.get("recipe", Recipe.model_fields["recipe"].default)
+    named: type[NamedRecipe] = recipes.load(name)
+    fields = {
+        entry.name: [*defenses.load(entry.name).model_fields] for entry in chain if entry.name not in {None, "none"}
+    }
+    data = cache.data
+    applied = named.apply(name, fields, dataset=data.name, shape=data.shape, radius=parse_eps(data.eps).value)
+    for misfit in applied.misfits:
+        warnings.warn(misfit, Choice, stacklevel=2)
+    cache = replace(cache, recipe={**applied.training, **cache.recipe})
+    return cache, tuple(entry.filled(applied.defenses.get(entry.name or "", {})) for entry in chain), applied.model
 
 
 def _sized(dataset: str, entry: DefenseConfig, model: ModelConfig | None) -> str:
@@ -426,7 +446,7 @@ def _recipes(config: SuiteConfig, seed: int) -> Iterator[tuple[str, dict[str, An
                 raise UserError(f"{location}: train.seed is {recipe_seed!r:.80}: give a whole number, at least 0")
             with error_location(location):
                 for variant in variants(Recipe, parameters):
-                    Recipe.from_parameters(variant, name="train")
+                    recipes.load(Recipe.from_parameters(variant, name="train").recipe)
                     yield location, variant, recipe_seed
 
 

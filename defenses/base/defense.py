@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
@@ -21,11 +22,13 @@ from robustbench_cli.attacks.base.inputs import (
     require_classes,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Choice, UserError
 from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.training.augmentations import registry as augmentations
 from robustbench_cli.defenses.base.training.loading import Examples, TensorExamples
+from robustbench_cli.defenses.base.training.named_recipe import NamedRecipe
 from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.recipes import registry as recipes
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadiusDefaults
 
@@ -137,7 +140,8 @@ def defend(
             or arrays.
         seed: Determines the initial weights and the training.
         device: The device to train on.
-        **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``.
+        **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``, or ``recipe="rice-2020"`` for a named recipe, whose
+            network is not used.
 
     Returns:
         The defended model, in ``eval()`` mode.
@@ -161,7 +165,8 @@ def defend(
     """
     checked_model(model)
     data = _as_examples(examples)
-    defense = _resolved(defense, data)
+    defense, recipe = _with_recipe(_resolved(defense), recipe, data)
+    defense = defense.for_radius(_usual_radius(data))
     target = checked_device(device)
     seed = checked_seed(seed)
     usual = {"augmentations": getattr(data, "usual_augmentations", ())}
@@ -179,16 +184,40 @@ def defend(
     return protected.eval()
 
 
-def _resolved(defense: object, examples: Examples) -> Defense:
-    """The defense with the defaults for the examples' usual radius."""
+def _resolved(defense: object) -> Defense:
+    """The defense that a user named or gave."""
     if isinstance(defense, str):
         defense = registry.load(defense)()
     if not isinstance(defense, Defense):
         raise UserError(
             f"the defense is {_kind_of(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
         )
+    return defense
+
+
+def _usual_radius(examples: Examples) -> float:
+    """The usual radius of the examples in linf."""
     radius: float | None = getattr(examples, "usual_eps", None)
-    return defense.for_radius(USUAL_RADIUS if radius is None else radius)
+    return USUAL_RADIUS if radius is None else radius
+
+
+def _with_recipe(defense: Defense, recipe: dict[str, Any], examples: Examples) -> tuple[Defense, dict[str, Any]]:
+    """The defense and the fields of the recipe, with the values of the named recipe where the user gives none."""
+    if (name := recipe.get("recipe")) is None:
+        return defense, recipe
+    named: type[NamedRecipe] = recipes.load(name)
+    own = registry.name_of(type(defense))
+    applied = named.apply(
+        name,
+        {own: [*type(defense).model_fields]},
+        dataset="these images",
+        shape=tuple(examples.batch(torch.zeros(1, dtype=torch.int64))[0].shape[1:]),
+        radius=_usual_radius(examples),
+    )
+    for misfit in applied.misfits:
+        warnings.warn(misfit, Choice, stacklevel=3)
+    given = {key: getattr(defense, key) for key in defense.model_fields_set}
+    return type(defense)(**{**applied.defenses.get(own, {}), **given}), {**applied.training, **recipe}
 
 
 def _as_examples(examples: object) -> Examples:

@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, corruptions, augmentations, suites, checks, and the training.
+"""The catalog of named things: attacks, defenses, data sets, models, corruptions, augmentations, recipes, suites, checks, and the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.core.registry import Registry
+    from robustbench_cli.defenses.base.training.named_recipe import NamedRecipe
 
 __all__ = ["KINDS", "SHOWN", "card", "names", "summaries"]
 
@@ -32,14 +33,15 @@ _PACKAGES = {
     "model": "robustbench_cli.benchmarks.models",
     "corruption": "robustbench_cli.benchmarks.corruptions",
     "augmentation": "robustbench_cli.defenses.base.training.augmentations",
+    "recipe": "robustbench_cli.defenses.base.training.recipes",
     "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
 
-KINDS = ("attack", "defense", "dataset", "model", "corruption", "augmentation", "suite", "check")
+KINDS = ("attack", "defense", "dataset", "model", "corruption", "augmentation", "recipe", "suite", "check")
 """The kinds of things that have names."""
 
 SHOWN = (*KINDS, "training")
-"""What ``advdef show`` can show; there is only one training recipe, so it has no name."""
+"""What ``advdef show`` can show: ``training`` without a name are the parameters of the training, with a name a recipe."""
 
 _OUTSIDE_REGISTRIES = {
     ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.program", "Reprogramming"),
@@ -248,8 +250,8 @@ def card(kind: str, name: str) -> dict[str, Any]:
             entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
         return _check_card(entry)
-    if kind == "corruption":
-        entry["group"] = _group(name)
+    if kind in {"recipe", "corruption"}:
+        entry |= _recipe_facts(target) if kind == "recipe" else {"group": _group(name)}
     if _is_family(kind, name):
         return entry | {"members": sorted(target().members())}
     if kind == "attack":
@@ -259,6 +261,23 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if hasattr(target, "model_fields"):
         entry["parameters"] = [_parameter(key, field) for key, field in target.model_fields.items()]
     return entry
+
+
+def _recipe_facts(recipe: type[NamedRecipe]) -> dict[str, Any]:
+    """What a recipe is for, how it departs from its source, and its values with their sources; else the defaults."""
+    if not recipe.values:
+        return {"parameters": card("training", "train")["parameters"]}
+    rows = [(key, "", entry) for key, entry in recipe.values.items()]
+    rows += [(key, name, entry) for name, entries in recipe.for_dataset.items() for key, entry in entries.items()]
+    return {
+        "code": recipe.code,
+        "defenses": list(recipe.defenses),
+        "datasets": list(recipe.datasets),
+        "departures": list(recipe.departures),
+        "values": [
+            {"name": key, "dataset": name, "value": value, "source": source} for key, name, (value, source) in rows
+        ],
+    }
 
 
 def _check_card(entry: dict[str, Any]) -> dict[str, Any]:

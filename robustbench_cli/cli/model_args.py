@@ -44,6 +44,7 @@ class ModelArgs:
         defenses: Names, in the order in which they are put around the model.
         epochs: Training epochs.
         decisions: Decision rules of a randomized defense, each for a model of its own; the defense's own where empty.
+        recipe: The named recipe of the training.
     """
 
     checkpoints: tuple[Path, ...]
@@ -57,6 +58,7 @@ class ModelArgs:
     defenses: tuple[str, ...]
     epochs: int | None
     decisions: tuple[DecisionRule, ...] = ()
+    recipe: str | None = None
 
     @property
     def given(self) -> str:
@@ -71,6 +73,7 @@ class ModelArgs:
             "--dataset": self.dataset,
             **{f"--{key.replace('_', '-')}": value for key, value in self.data_options.items()},
             "--defense": self.defenses,
+            "--recipe": self.recipe,
             "--epochs": self.epochs,
             "--decision": self.decisions,
         }
@@ -95,8 +98,11 @@ class ModelArgs:
         """
         from robustbench_cli.benchmarks.suites.config import ModelConfig
 
-        epochs = {} if self.epochs is None else {"epochs": self.epochs}
-        recipe = {**parameters.get("train", {}), **epochs}
+        options = {"recipe": self.recipe, "epochs": self.epochs}
+        recipe = {
+            **parameters.get("train", {}),
+            **{key: value for key, value in options.items() if value is not None},
+        }
         return {
             "dataset": self.dataset_name(),
             "model": None
@@ -286,6 +292,13 @@ _MODEL_OPTIONS = (
         help="Defense around the model; several compose in order.",
     ),
     help_page.option(
+        "--recipe",
+        metavar="NAME",
+        group="Model",
+        type=NameOf("recipe"),
+        help="Recipe of the training, with a paper's settings; see 'advdef list recipes'.  [default: default]",
+    ),
+    help_page.option(
         "--epochs",
         type=click.IntRange(min=1),
         group="Model",
@@ -334,6 +347,10 @@ def model_options(
             if model is None:
                 raise UserError(f"--weights {weights} needs --model, such as torchvision:resnet18")
             model = with_weights(model, weights)
+        if (recipe := values["recipe"]) is not None and not values["defenses"] and not files:
+            from robustbench_cli.defenses.base.training.recipes import registry
+
+            values["defenses"] = registry.load(recipe).defenses[:1]
         data_options = _DATA_OPTIONS.build(**{name: values.pop(name) for name in _DATA_OPTIONS.names})
         return ModelArgs(checkpoints=files, model=model, data_options=data_options, **values)
 

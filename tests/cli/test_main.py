@@ -93,9 +93,12 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["list", "atacks"], "advdef list: unknown kind 'atacks': did you mean 'attacks'?"),
         (
             ["list", "xyz"],
-            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, corruptions, augmentations, suites, checks)",
+            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, corruptions, augmentations, recipes, suites, checks)",
         ),
-        (["list"], "advdef list: give attacks|defenses|datasets|models|corruptions|augmentations|suites|checks"),
+        (
+            ["list"],
+            "advdef list: give attacks|defenses|datasets|models|corruptions|augmentations|recipes|suites|checks",
+        ),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
     ],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from robustbench_cli.cli.model_args import ModelArgs
 from robustbench_cli.core.errors import UserError
@@ -37,6 +39,42 @@ def test_a_new_model_has_one_chain() -> None:
     assert chains(args(defenses=("jpeg", "hrs"))) == [["jpeg", "hrs"]]
     options = args(defenses=("hrs",)).suite_options({"hrs": {"channels": [5, 5]}})
     assert options["defenses"][0][0].parameters == {"channels": [5, 5]}
+
+
+def test_a_recipe_brings_its_defense(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """Where the user names none; what does not fit the data or the defense is named in a warning, and --set overrides."""
+    options = (
+        "--recipe",
+        "madry-2018",
+        "--epochs",
+        "1",
+        "--set",
+        "train.lr=0.02",
+        "-o",
+        str(tmp_path / "m.safetensors"),
+    )
+    ended = advdef("train", *options)
+    assert ended.code == 0
+    assert (
+        "warning: recipe madry-2018 is for cifar10 and mnist, not digits: its network, augmentations, eps and step_size do "
+        "not fit and are left out"
+    ) in ended.err
+    assert "small-cnn with pgd-at(steps=7,attack_mode=train) on digits" in ended.out
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        recipe = json.loads(file.metadata()["advdef"])["training"]["stages"][0]["recipe"]
+    expected = {
+        "recipe": "madry-2018",
+        "epochs": 1,
+        "lr": 0.02,
+        "momentum": 0.9,
+        "decayed": "weights",
+        "milestones": [0.5, 0.75],
+    }
+    assert {key: recipe[key] for key in expected} == expected
+    ended = advdef("train", *options, "--defense", "trades")
+    assert "warning: recipe madry-2018 is for pgd-at, not trades\n" in ended.err
+    ended = advdef("train", "--recipe", "madry", "-o", str(tmp_path / "x.safetensors"))
+    assert (ended.code, ended.err) == (2, "advdef train: error: unknown recipe 'madry': did you mean 'madry-2018'?\n")
 
 
 def test_a_checkpoint_is_used_as_it_is_or_defended(jpeg_checkpoint: Path) -> None:

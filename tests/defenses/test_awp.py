@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.awp import AWP
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.mart import MART
 from robustbench_cli.defenses.pgd_at import PGDAT
 from robustbench_cli.defenses.trades import TRADES
@@ -118,3 +120,19 @@ def test_a_layer_without_a_gradient_stays(
 def test_the_inner_training(fields: dict[str, Any], inner: object) -> None:
     """The other training has the parameters of this one's attack, and its own beta unless one is set."""
     assert AWP.from_parameters({"steps": 4, "eps": 0.3, **fields}, name="awp").inner == inner
+
+
+def test_the_warm_up(digits: Any, network: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are perturbed from the first step after that fraction on, also where it is a whole number of steps."""
+    train, _ = digits
+    trainer = Trainer(train, Recipe(epochs=4, batch_size=500), seed=0, device=torch.device("cpu"))
+    done: list[float] = []
+    original = AWP.perturbed_weights
+
+    def recording(self: AWP, *arguments: Any) -> Any:
+        done.append(trainer.fraction_done)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(AWP, "perturbed_weights", recording)
+    AWP(warmup=0.25, steps=1).fit(network(), trainer)
+    assert done == [step / 12 for step in range(3, 12)]

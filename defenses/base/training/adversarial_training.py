@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustbench_cli.attacks.base.models.freezing import frozen, override_layers
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, InnerPGD, Start, ascend
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -27,9 +30,9 @@ class AdversarialTraining(AttackInTraining, Defense):
     """Adversarial training: attacks each batch by PGD and trains on the result.
 
     A subclass defines the loss of the attack and the loss of the weights. During the attack the network is in ``eval()``
-    mode: batch norm uses its running statistics and does not update them, as in the authors' code of TRADES and MART. The
-    pass that gives the weights' gradient is in ``train()`` mode. Clean and perturbed images are separate batches there,
-    each with its own batch statistics.
+    mode unless ``attack_mode`` says otherwise: batch norm uses its running statistics and does not update them, as in the
+    authors' code of TRADES and MART. The pass that gives the weights' gradient is in ``train()`` mode. Clean and perturbed
+    images are separate batches there, each with its own batch statistics.
     """
 
     eps: float | None = Field(
@@ -40,6 +43,12 @@ class AdversarialTraining(AttackInTraining, Defense):
     )
     norm: Literal["linf", "l2", "l1"] = Field(
         "linf", description="norm of that attack", exclude_if=lambda norm: norm == "linf"
+    )
+    attack_mode: Literal["eval", "train", "batch"] = Field(
+        "eval",
+        description="batch norm and dropout during the attack: eval: running statistics, no dropout; train: statistics of the "
+        "batch, which update the running ones, and dropout; batch: like train without the update",
+        exclude_if=lambda mode: mode == "eval",
     )
 
     @model_validator(mode="after")
@@ -52,7 +61,7 @@ class AdversarialTraining(AttackInTraining, Defense):
         return {"eps": usual_radius_in(self.norm, radius)}
 
     def pgd(self, start: Start = "ball") -> InnerPGD:
-        return replace(super().pgd(start), norm=self.norm)
+        return replace(super().pgd(start), norm=self.norm, training=self.attack_mode != "eval")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -102,7 +111,19 @@ class AdversarialTraining(AttackInTraining, Defense):
             loss: From logits ``(B, K)`` to a scalar, summed over the rows.
             start: The kind of starting point.
         """
-        return ascend(network, images, loss, self.pgd(start))
+        with self.attacking(network):
+            return ascend(network, images, loss, self.pgd(start))
+
+    def attacking(self, network: nn.Module) -> AbstractContextManager[object]:
+        """The mode of the network during the attack, within a context; see ``attack_mode``.
+
+        Args:
+            network: The network in training, in ``train()`` mode.
+        """
+        if self.attack_mode == "batch":
+            # In train() mode, batch norm updates its running statistics only if it tracks them.
+            return override_layers(network, _BatchNorm, track_running_stats=False)
+        return frozen(network) if self.attack_mode == "eval" else nullcontext()
 
 
 def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:

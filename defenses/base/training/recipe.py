@@ -32,6 +32,9 @@ class Recipe(Settings):
         "Rates, 2017, arXiv 1708.07120 (the one-cycle schedule, of which ours is a variant)"
     )
 
+    recipe: str = Field(
+        "default", description="named recipe, whose values hold where none is given; see 'advdef list recipes'"
+    )
     epochs: int = Field(10, ge=1, description="number of passes through the training data")
     batch_size: int = Field(
         128, ge=1, description="largest number of images in a step; the batches of an epoch have nearly equal sizes"
@@ -126,7 +129,7 @@ class Recipe(Settings):
         """
         values = self.model_dump(mode="json")
         values["augmentations"] = describe_augmentations(self.augmentations or ())
-        young = ("nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
+        young = ("recipe", "nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
         unused = {
             **{name: values[name] == type(self).model_fields[name].default for name in young},
             "milestones": self.schedule != "multistep",

@@ -1,4 +1,4 @@
-"""``advdef list``: the names of attacks, defenses, data sets, models, corruptions, augmentations, suites and checks."""
+"""``advdef list``: the names of attacks, defenses, data sets, models, corruptions, augmentations, recipes, suites and checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["list_command"]
 @click.argument("kind", type=OneOf([f"{kind}s" for kind in KINDS]), metavar="|".join(f"{kind}s" for kind in KINDS))
 @output_format("table", "json")
 def list_command(kind: str, output_format: str) -> None:
-    """List attacks, defenses, datasets, models, corruptions, augmentations, suites or checks.
+    """List attacks, defenses, datasets, models, corruptions, augmentations, recipes, suites or checks.
 
     An attack has more columns: its norms; its access to the model (gradients, scores or decisions); and whether it searches
     inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm). A check has its severity. A corruption

@@ -18,7 +18,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["facts", "show", "written"]
+__all__ = ["VALUE_COLUMNS", "facts", "show", "value_rows", "written"]
 
 
 @command("show")
@@ -28,13 +28,11 @@ __all__ = ["facts", "show", "written"]
 def show(kind: str, name: str | None, output_format: str) -> None:
     """Show every parameter, its default, the norms and the source paper of NAME.
 
-    NAME is a name of "advdef list", package.module:object or path/to/file.py:object. "advdef show training" takes no name:
-    it shows the parameters of --set train.KEY=VALUE.
+    NAME is a name of "advdef list", package.module:object or path/to/file.py:object. "advdef show training" without a name
+    shows the parameters of --set train.KEY=VALUE, with a name the values of a recipe and their sources.
     """
     if kind == "training":
-        if name not in {None, "train"}:
-            raise UserError(f"advdef show training takes no name: leave out '{name}'")
-        name = "train"
+        kind, name = ("training", "train") if name in {None, "train"} else ("recipe", name)
     if name is None:
         raise UserError(f"advdef show {kind}: give NAME, a name of 'advdef list {kind}s'")
     entry = card(kind, name)
@@ -46,6 +44,9 @@ def show(kind: str, name: str | None, output_format: str) -> None:
     if entry.get("parameters"):
         console.report("\n")
         console.report(_table(entry["parameters"]))
+    if entry.get("values"):
+        console.report("\n")
+        console.report(_value_table(entry))
 
 
 def facts(entry: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def facts(entry: dict[str, Any]) -> dict[str, Any]:
     lines: dict[str, Any] = {
         key: entry[key]
         for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "augmentations", "paper")
-        if key in entry
+        if key in entry and (key, entry["kind"]) != ("shape", "recipe")
     }
     if "attacked_by" in entry:
         lines["attacked by"] = entry["attacked_by"]
@@ -84,7 +85,17 @@ def facts(entry: dict[str, Any]) -> dict[str, Any]:
         lines["cost"] = _cost_line(entry["cost"])
     if entry.get("parameters") == []:
         lines["parameters"] = "none"
-    return lines | _suite_facts(entry)
+    return lines | _suite_facts(entry) | _recipe_facts(entry)
+
+
+def _recipe_facts(entry: dict[str, Any]) -> dict[str, Any]:
+    """The lines of a recipe's card."""
+    if entry["kind"] != "recipe":
+        return {}
+    lines = {key: entry[key] for key in ("code", "defenses", "datasets") if key in entry}
+    if entry.get("departures"):
+        lines["departures"] = "; ".join(entry["departures"])
+    return lines | {"written": f"--recipe {entry['name']}"}
 
 
 def _cost_line(cost: dict[str, Any]) -> str:
@@ -145,6 +156,49 @@ def _table(parameters: list[dict[str, Any]]) -> Table:
         limits = ", ".join(entry["constraints"])
         table.add_row(*plain(entry["name"], entry["type"], default, limits, entry["description"]))
     return table
+
+
+VALUE_COLUMNS = ("parameter", "data set", "value", "source")
+"""The columns of :func:`value_rows`."""
+
+
+def value_rows(entry: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The values of a recipe: the parameter, the data set if it is for one only, the value as text, and its source.
+
+    Args:
+        entry: The card of the recipe.
+    """
+    epochs = {value["dataset"]: value["value"] for value in entry["values"] if value["name"] == "train.epochs"}
+    rows = []
+    for value in entry["values"]:
+        if value["value"] is None:
+            shown = "(default)"
+        elif value["name"] == "train.milestones":
+            whole = epochs.get(value["dataset"], epochs[""])
+            ends = ", ".join(f"{whole * part:.6g}" for part in value["value"])
+            shown = f"after epochs {ends} of {whole}"
+        else:
+            shown = _with_levels(value["value"])
+        owner, _, key = value["name"].partition(".")
+        name = f"{entry['defenses'][0]}.{key}" if owner == "defense" else value["name"]
+        rows.append((name, value["dataset"], shown, value["source"]))
+    return rows
+
+
+def _value_table(entry: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*VALUE_COLUMNS, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in value_rows(entry):
+        table.add_row(*plain(*row))
+    return table
+
+
+def _with_levels(value: Any) -> str:
+    """A value; a fraction of 255 as such: 8/255."""
+    levels = round(value * 255) if isinstance(value, float) else 0
+    return f"{levels}/255" if levels and value == levels / 255 and value < 1 else written(value)
 
 
 def written(value: Any) -> str:

@@ -14,6 +14,7 @@ from robustbench_cli.benchmarks import corruptions, datasets, models
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.suites.names import suite_names
 from robustbench_cli.cli.catalog import card
+from robustbench_cli.defenses.base.training.recipes import registry as recipes
 
 NAMES = {
     # What a command of its own runs is an attack too, and so are those of other libraries.
@@ -22,6 +23,7 @@ NAMES = {
     "dataset": datasets.registry.names,
     "model": models.registry.names,
     "corruption": corruptions.registry.names,
+    "recipe": recipes.names,
     "suite": suite_names,
     "check": checks.registry.names,
 }

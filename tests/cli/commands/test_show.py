@@ -133,9 +133,9 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
         (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
         (
             ["paper", "quick"],
-            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, suite, check, training)",
+            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, recipe, suite, check, training)",
         ),
-        (["training", "hrs"], "advdef show training takes no name: leave out 'hrs'"),
+        (["training", "rice-2021"], "unknown recipe 'rice-2021': did you mean 'rice-2020'?"),
         (["check"], "advdef show check: give NAME, a name of 'advdef list checks'"),
     ],
 )
@@ -171,3 +171,26 @@ def test_the_training_is_shown_without_a_name(advdef: Callable[..., Any]) -> Non
     assert (page.code, page.err) == (0, "")
     assert "written  --set train.KEY=VALUE" in page.out
     assert page == advdef("show", "training", "train")
+
+
+def test_a_recipe_is_shown_with_the_source_of_each_value(advdef: Callable[..., Any]) -> None:
+    """As ``training NAME`` and as ``recipe NAME``; milestones are in epochs, radii in levels of 255."""
+    page = advdef("show", "training", "pang-2021")
+    assert (page.code, page.err) == (0, "")
+    assert page == advdef("show", "recipe", "pang-2021")
+    lines = {line.split()[0]: line for line in page.out.splitlines() if line}
+    assert "after epochs 100, 105 of 110" in lines["train.milestones"]
+    assert "README.md, baseline setting: decay at epochs 100 and 105" in lines["train.milestones"]
+    assert " 8/255 " in lines["pgd-at.eps"]
+    assert "--recipe pang-2021" in lines["written"]
+    entry = json.loads(advdef("show", "training", "pang-2021", "--format", "json").out)
+    assert {
+        "name": "train.epochs",
+        "dataset": "",
+        "value": 110,
+        "source": "README.md, baseline setting: total epoch",
+    } in (entry["values"])
+    mnist = [line for line in advdef("show", "training", "trades-2019").out.splitlines() if " mnist " in line]
+    assert any(line.split()[:3] == ["trades.beta", "mnist", "1.0"] for line in mnist)
+    default = json.loads(advdef("show", "training", "default", "--format", "json").out)
+    assert [parameter["name"] for parameter in default["parameters"]] == [*Recipe.model_fields]

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Choice, UserError
 from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.defense import Defense, defend
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing
 from robustbench_cli.defenses.hrs import HRS, hrs
 from robustbench_cli.defenses.none import Undefended
+from robustbench_cli.defenses.pgd_at import PGDAT
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 3
@@ -169,3 +170,27 @@ def test_which_defenses_train() -> None:
     complete = {name for name in registry.names() if not registry.load(name)().needs_fit}
     assert complete == WRAPPERS
     assert FeatureSqueezing(false_positive_rate=0.1).needs_fit
+
+
+def test_a_named_recipe() -> None:
+    """Its values hold where the caller gives none; what does not fit is named in a warning."""
+    seen: list[Trainer] = []
+
+    class Recording(PGDAT):
+        def fit(self, model: nn.Module, trainer: Trainer) -> None:
+            seen.append(trainer)
+            fields.update(dict(self))
+
+    fields: dict[str, Any] = {}
+    with pytest.warns(
+        Choice, match="recipe pang-2021 is for cifar10, not these images: its network, augmentations, eps"
+    ):
+        defend(network(), PGDAT(steps=1), (IMAGES, LABELS), recipe="pang-2021", epochs=1, batch_size=4)
+    with pytest.warns(Choice, match="not these images"):
+        defend(network(), Recording(steps=3), (IMAGES, LABELS), recipe="pang-2021", epochs=2)
+    (trainer,) = seen
+    recipe = trainer.recipe
+    assert (recipe.epochs, recipe.lr, recipe.weight_decay, recipe.recipe) == (2, 0.1, 5e-4, "pang-2021")
+    assert fields["steps"] == 3
+    with pytest.raises(UserError, match="unknown recipe 'pang': did you mean 'pang-2021'"):
+        defend(network(), PGDAT(), (IMAGES, LABELS), recipe="pang")

@@ -221,3 +221,27 @@ def test_bad_parameters(name: str, fields: dict[str, Any], message: str) -> None
     """A value out of range is a usage error that names the parameter."""
     with pytest.raises(UserError, match=rf"^{message}$"):
         registry.load(name).from_parameters(fields, name=name)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train", "batch"])
+@pytest.mark.parametrize("name", ["pgd-at", "trades"])
+def test_batch_norm_during_the_attack(name: str, mode: str) -> None:
+    """Running statistics; statistics of the batch, which update the running ones; or statistics of the batch alone."""
+    norm = nn.BatchNorm1d(64)
+    network = nn.Sequential(nn.Flatten(), norm, nn.Linear(64, 10)).train()
+    with torch.no_grad():
+        norm.running_mean.uniform_(0, 5)
+    images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 10
+    defense = registry.load(name)(steps=3, attack_mode=mode)
+    seen: list[Tensor] = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(0).abs().max().detach()))
+    before = norm.running_mean.clone()
+    defense.perturb(network, images, labels)
+    assert all(module.training for module in network.modules())
+    assert norm.track_running_stats
+    # TRADES takes the output on the clean images first.
+    assert len(seen) == 3 + (name == "trades")
+    normalized_by_the_batch = [float(mean) < 1e-4 for mean in seen]
+    assert normalized_by_the_batch == [mode != "eval"] * len(seen)
+    assert int(norm.num_batches_tracked) == (len(seen) if mode == "train" else 0)
+    assert torch.equal(norm.running_mean, before) == (mode != "train")
