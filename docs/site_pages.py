@@ -263,10 +263,13 @@ def example(kind: str, name: str) -> str:
         return f"advdef attack --checkpoint weights.pt --model {name} --dataset cifar10 --eps 8/255 --n 20"
     if kind == "corruption":
         return f"advdef attack --defense none --attack none --corruption {name} --severity 3 --n 20"
-    if kind == "augmentation":
-        return f"advdef train --defense pgd-at --set train.augmentations={name} -o {name}.safetensors"
-    if kind == "recipe":
-        return f"advdef train --recipe {name} --dataset cifar10 -o {name}.safetensors"
+    if kind in {"augmentation", "recipe"}:
+        options = (
+            f"--recipe {name} --dataset cifar10"
+            if kind == "recipe"
+            else f"--defense pgd-at --set train.augmentations={name}"
+        )
+        return f"advdef train {options} -o {name}.safetensors"
     if kind == "suite":
         sweeps = read_suite(name).dataset is not None
         return (

@@ -353,10 +353,11 @@ def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
     The values in the file stay as they are, and so does the identity of a defense that the file has in full.
     """
     kind = defenses.load(spec.name)
-    missing = [key for key in kind.model_fields if key not in spec.parameters]
-    if not missing:
+    if not set(kind.model_fields) - set(spec.parameters):
         return spec
+    # Without parameters that a defense excludes at their defaults: no file has those.
     parameters = MethodSpec.of(spec.build(defenses), name=spec.name).parameters
+    missing = [key for key in parameters if key not in spec.parameters]
     for key in missing:
         warnings.warn(
             f"{path} does not say {spec.name}.{key}: its default {json.dumps(parameters[key])} is used", stacklevel=5

@@ -140,8 +140,7 @@ def defend(
             or arrays.
         seed: Determines the initial weights and the training.
         device: The device to train on.
-        **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``, or ``recipe="rice-2020"`` for a named recipe, whose
-            network is not used.
+        **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``, or ``recipe="rice-2020"`` for a named recipe.
 
     Returns:
         The defended model, in ``eval()`` mode.

@@ -133,7 +133,7 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
         (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
         (
             ["paper", "quick"],
-            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, recipe, suite, check, training)",
+            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, augmentation, recipe, suite, check, training)",
         ),
         (["training", "rice-2021"], "unknown recipe 'rice-2021': did you mean 'rice-2020'?"),
         (["check"], "advdef show check: give NAME, a name of 'advdef list checks'"),

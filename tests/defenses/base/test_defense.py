@@ -172,25 +172,19 @@ def test_which_defenses_train() -> None:
     assert FeatureSqueezing(false_positive_rate=0.1).needs_fit
 
 
-def test_a_named_recipe() -> None:
+def test_a_named_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its values hold where the caller gives none; what does not fit is named in a warning."""
-    seen: list[Trainer] = []
-
-    class Recording(PGDAT):
-        def fit(self, model: nn.Module, trainer: Trainer) -> None:
-            seen.append(trainer)
-            fields.update(dict(self))
-
-    fields: dict[str, Any] = {}
+    seen: list[tuple[PGDAT, Trainer]] = []
     with pytest.warns(
         Choice, match="recipe pang-2021 is for cifar10, not these images: its network, augmentations, eps"
     ):
         defend(network(), PGDAT(steps=1), (IMAGES, LABELS), recipe="pang-2021", epochs=1, batch_size=4)
+    monkeypatch.setattr(PGDAT, "fit", lambda defense, model, trainer: seen.append((defense, trainer)))
     with pytest.warns(Choice, match="not these images"):
-        defend(network(), Recording(steps=3), (IMAGES, LABELS), recipe="pang-2021", epochs=2)
-    (trainer,) = seen
+        defend(network(), PGDAT(steps=3), (IMAGES, LABELS), recipe="pang-2021", epochs=2)
+    ((defense, trainer),) = seen
     recipe = trainer.recipe
     assert (recipe.epochs, recipe.lr, recipe.weight_decay, recipe.recipe) == (2, 0.1, 5e-4, "pang-2021")
-    assert fields["steps"] == 3
+    assert defense.steps == 3
     with pytest.raises(UserError, match="unknown recipe 'pang': did you mean 'pang-2021'"):
         defend(network(), PGDAT(), (IMAGES, LABELS), recipe="pang")
