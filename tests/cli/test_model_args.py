@@ -74,7 +74,7 @@ def test_a_recipe_brings_its_defense(advdef: Callable[..., Any], tmp_path: Path)
     ended = advdef("train", *options, "--defense", "trades")
     assert "warning: recipe madry-2018 is for pgd-at, not trades\n" in ended.err
     ended = advdef("train", "--recipe", "madry", "-o", str(tmp_path / "x.safetensors"))
-    assert (ended.code, ended.err) == (2, "advdef train: error: unknown recipe 'madry': did you mean 'madry-2018'?\n")
+    assert (ended.code, ended.err) == (2, "advdef: error: unknown recipe 'madry': did you mean 'madry-2018'?\n")
 
 
 def test_a_checkpoint_is_used_as_it_is_or_defended(jpeg_checkpoint: Path) -> None:
