@@ -142,6 +142,21 @@ def test_an_unknown_defense_is_named(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("parameters", [{}, {"norm": "l2", "eps": 0.7}])
+def test_a_parameter_that_its_method_excludes_at_its_default(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, parameters: dict[str, Any]
+) -> None:
+    """It is younger than its method: a file does not have it unless it was changed, and nothing is said of it."""
+    defense = registry.load("pgd-at").from_parameters(parameters, name="pgd-at")
+    spec, path = MethodSpec.of(defense, name="pgd-at"), tmp_path / "a.safetensors"
+    assert ("norm" in spec.parameters) is bool(parameters)
+    save_checkpoint(path, own_model(), INFO.model_copy(update={"defenses": (spec,)}))
+    (loaded,) = load_checkpoint(path).info.defenses
+    assert loaded == spec
+    assert loaded.build(registry) == defense
+    assert not recwarn.list
+
+
 def test_a_parameter_that_a_file_lacks_has_its_default(tmp_path: Path, hrs: MethodSpec) -> None:
     """A checkpoint that is older than a parameter is what it was, with a line on what is taken for it."""
     model = registry.load("hrs").from_parameters(hrs.parameters, name="hrs").protect(own_model(), example_images(SHAPE))
