@@ -6,7 +6,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint, versions
@@ -40,7 +40,7 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
-__all__ = ["Training", "cached_checkpoint", "train", "untrained"]
+__all__ = ["Training", "beside", "cached_checkpoint", "train", "untrained"]
 
 
 class Training(BaseModel):
@@ -173,6 +173,16 @@ def cached_checkpoint(training: Training) -> Path:
     return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{name[:80]}-{training.key}.safetensors"
 
 
+def beside(path: Path, weights: str) -> Path:
+    """The file of other weights of the same training, beside its checkpoint: ``x.latest.safetensors``.
+
+    Args:
+        path: The checkpoint.
+        weights: ``latest``, ``averaged`` or ``best``.
+    """
+    return path.with_suffix(f".{weights}.safetensors")
+
+
 def train(
     training: Training,
     path: Path,
@@ -183,6 +193,9 @@ def train(
     progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> None:
     """Trains a defended model and writes its checkpoint.
+
+    If the training ends with several weights, the latest, averaged and best ones, the selected ones are in the checkpoint, and
+    the others are written :func:`beside` it, unless a later defense has changed the model.
 
     After every epoch the state is saved beside ``path`` (``.partial``). A training that was killed resumes from there, and
     ends on a CPU with exactly the same weights. With several processes of a launcher, the first one writes.
@@ -207,6 +220,7 @@ def train(
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
         # Counted from the end, because the chain may start with the training of the undefended network.
+        finals: dict[str, dict[str, Tensor]] = {}
         done = 0 if begun is None else len(chain) - (len(training.all_defenses) - len(begun.defenses))
         for index, defense in enumerate(chain):
             model = defense.protect(model, example)
@@ -225,11 +239,26 @@ def train(
                 )
                 defense.fit(model, trainer)
                 record.setdefault("stages", []).append(trainer.record)
-    Processes.connect(device).run_on_first(partial(_write, path, model, _info(training, dataset, record)))
+                finals = trainer.finals if index + 1 == len(chain) else {}
+    Processes.connect(device).run_on_first(partial(_write, path, model, _info(training, dataset, record), finals))
 
 
-def _write(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
-    """Writes a checkpoint, and removes the states of all trainings to this file, also of those with other options."""
+def _write(path: Path, model: nn.Module, info: CheckpointInfo, finals: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Writes a checkpoint, and removes the states of all trainings to this file, also of those with other options.
+
+    Args:
+        path: The checkpoint.
+        model: The trained model.
+        info: Its description.
+        finals: Its states with other weights, by their names; the last one is that of ``model``.
+    """
+    selected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name in list(finals)[:-1]:
+        model.load_state_dict(finals[name])
+        # Another key: it is not the result of this training.
+        record = {**info.training, "key": f"{info.training['key']}-{name}", "weights": name}
+        save_checkpoint(beside(path, name), model, info.model_copy(update={"training": record}))
+    model.load_state_dict(selected)
     save_checkpoint(path, model, info)
     for state in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         state.unlink(missing_ok=True)

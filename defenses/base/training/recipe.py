@@ -100,6 +100,13 @@ class Recipe(Settings):
         lt=1,
         description="decay of the running mean of the weights, such as 0.995; the mean becomes the final weights; 0: no mean",
     )
+    swa_start: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="fraction of the epochs from which on the weights after each epoch are averaged equally (SWA); the average "
+        "becomes the final weights, with new batch statistics",
+    )
     held_out: float = Field(
         0,
         ge=0,
@@ -121,6 +128,12 @@ class Recipe(Settings):
             raise ValueError(f"{self.schedule} has a rise of its own: leave warmup out, or give another schedule")
         return self
 
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.ema and self.swa_start is not None:
+            raise ValueError("ema and swa_start are two averages: give one of them")
+        return self
+
     @property
     def in_effect(self) -> dict[str, Any]:
         """The fields that have an effect, as JSON values.
@@ -135,6 +148,7 @@ class Recipe(Settings):
             "milestones": self.schedule != "multistep",
             "augmentations": not self.augmentations,
             "ema": self.ema == 0,
+            "swa_start": self.swa_start is None,
             **dict.fromkeys(("held_out", "held_out_eps", "held_out_steps"), self.held_out == 0),
         }
         return {name: value for name, value in values.items() if not unused.get(name, False)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["TrainingState", "read_state", "read_tensors", "write_state"]
+__all__ = ["TrainingState", "read_finals", "read_state", "read_tensors", "write_state"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,15 @@ class TrainingState:
         seconds: The time spent on it.
         finished: The record of each finished network, by name.
         measured: The metrics of the network in training, by name.
+        finals: The names of the weights that a finished network ended with, if there are several.
     """
 
     name: str
     epoch: int
     seconds: float
-    finished: dict[str, dict[str, float]]
-    measured: dict[str, float] = field(default_factory=dict)
+    finished: dict[str, dict[str, Any]]
+    measured: dict[str, Any] = field(default_factory=dict)
+    finals: list[str] = field(default_factory=list)
 
 
 def write_state(
@@ -59,7 +61,8 @@ def write_state(
         whole: The model that contains ``network``, or ``network`` itself.
         network: The network in training. Its own state and the optimizer's are stored only while it is unfinished.
         optimizer: The optimizer of the network's parameters.
-        copies: Other states of the network, such as a running mean, by name. Stored only while it is unfinished.
+        copies: Other states by name: those of the network, such as a running mean, while it is unfinished; those of
+            ``whole``, such as the one with the best weights, when it is finished.
 
     Raises:
         UserError: The file cannot be written.
@@ -69,8 +72,8 @@ def write_state(
         tensors |= {f"network/{key}": tensor for key, tensor in network.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in values.items()}
-        for name, copy in copies.items():
-            tensors |= {f"copies/{name}/{key}": tensor for key, tensor in copy.items()}
+    for name, copy in copies.items():
+        tensors |= {f"copies/{name}/{key}": tensor for key, tensor in copy.items()}
     # Cloned, because safetensors refuses tensors that share memory, as those of the network and of the whole model do.
     content = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     write_atomically(path, save(content, {**identity, "state": json.dumps(vars(state))}))
@@ -128,6 +131,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} holds no training to resume ({error}): delete it to start over") from error
+
+
+def read_finals(state: TrainingState, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The states of the whole model that a finished network ended with, by name; empty if there is only one.
+
+    Args:
+        state: The progress of the training.
+        tensors: From :func:`read_tensors`.
+    """
+    return {name: _with_prefix(f"copies/{name}/", tensors) for name in state.finals}
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

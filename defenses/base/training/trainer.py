@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustbench_cli.attacks.base.models.freezing import frozen, move
 from robustbench_cli.attacks.base.norm import Norm
@@ -34,7 +35,13 @@ from robustbench_cli.defenses.base.training.gradients import (
 from robustbench_cli.defenses.base.training.loading import Examples, Loader
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.resume import TrainingState, read_state, read_tensors, write_state
+from robustbench_cli.defenses.base.training.resume import (
+    TrainingState,
+    read_finals,
+    read_state,
+    read_tensors,
+    write_state,
+)
 from robustbench_cli.defenses.base.training.weight_selection import Collapse, WeightSelection
 
 __all__ = ["Trainer", "TrainingProgress"]
@@ -110,6 +117,8 @@ class Trainer:
         train_indices: The indices ``(n,)`` of the examples to train on: all except the held-out ones.
         held_out_indices: The indices of the held-out examples.
         share: This process's part of each batch.
+        finals: The states of the whole model with the ``latest``, ``averaged`` and ``best`` weights of the network that was
+            trained last, on the CPU; empty if there are only the latest.
         fraction_done: The fraction of its steps that the current training has done, for losses that depend on it.
 
     Raises:
@@ -134,7 +143,8 @@ class Trainer:
         self._augmentations = build_augmentations(recipe.augmentations or ())
         self._progress = progress
         self._resume = resume
-        self._finished: dict[str, dict[str, float]] = {}
+        self._finished: dict[str, dict[str, Any]] = {}
+        self.finals: dict[str, dict[str, Tensor]] = {}
         self._processes = Processes.connect(device)
         # Each process draws for its own share. The first draws what a single process would.
         self._draw_key = (self._processes.rank,) if self._processes.rank else ()
@@ -155,7 +165,7 @@ class Trainer:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The record for a checkpoint: recipe, seed, seconds, and each network's last loss, seconds and radius."""
+        """The record for a checkpoint: recipe, seed, seconds, and each network's last loss, seconds, radius and accuracies."""
         several = {"processes": self._processes.number} if self._processes.number > 1 else {}
         return {
             "recipe": self.recipe.model_dump(),
@@ -268,7 +278,15 @@ class Trainer:
         self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         radii: Mapping[Norm, float] = eps if isinstance(eps, Mapping) else {"linf": eps} if eps else {}
-        held_out = partial(self._held_out_accuracy, radii=radii) if len(self.held_out_indices) else None
+        held_out = partial(self._measure, radii=radii) if len(self.held_out_indices) else None
+        selection = WeightSelection(
+            network,
+            decay=self.recipe.ema,
+            swa_start=self.recipe.swa_start,
+            held_out=held_out,
+            recompute_statistics=self._recompute_statistics,
+            collapse=collapse,
+        )
         if self._processes.number > 1:
             gradients = data_parallel_gradients(gradients, self._processes)
         return _Run(
@@ -280,7 +298,7 @@ class Trainer:
             parameters=parameters,
             optimizer=self.recipe.build_optimizer(network),
             gradients=gradients,
-            selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
+            selection=selection,
             radii=radii,
             epochs=self.recipe.epochs,
             classes=self._classes(network, images),
@@ -296,10 +314,10 @@ class Trainer:
             started = time.perf_counter()
             loss = self._train_epoch(run, epoch)
             with _memory_errors_explained(run.name), self.seeded(run.name, epoch, "measured", *self._draw_key):
-                collapsed = run.selection.after_epoch(epoch)
+                collapsed = run.selection.after_epoch(epoch, run.epochs, loss)
             seconds += time.perf_counter() - started
             ended = collapsed or epoch + 1 == run.epochs
-            note = self._finish(run, loss, seconds) if ended else ""
+            note = self._finish(run, loss, seconds, epoch) if ended else ""
             self._store(run, epoch + 1, seconds)
             epochs = epoch + 1 if ended else run.epochs
             self._progress(TrainingProgress(run.name, epoch + 1, epochs, loss, seconds, note))
@@ -328,12 +346,22 @@ class Trainer:
             raise UserError(f"{run.name} diverged in epoch {epoch + 1}, its loss is {loss}: give a lower lr")
         return loss
 
-    def _finish(self, run: _Run, loss: float, seconds: float) -> str:
+    def _finish(self, run: _Run, loss: float, seconds: float, epoch: int) -> str:
         """Selects the final weights and records the training; returns a note for the user."""
-        note = run.selection.finish()
+        measured: dict[str, dict[str, float]] = {}
+        with _memory_errors_explained(run.name), self.seeded(run.name, epoch, "final", *self._draw_key):
+            finals, self.finals = run.selection.finals(), {}
+            for name, state in finals.items() if len(finals) > 1 else ():
+                run.selection.load(state)
+                run.on_finish()
+                self.finals[name] = {key: tensor.cpu().clone() for key, tensor in run.whole.state_dict().items()}
+                measured[name] = self._measure(run.network, radii=run.radii, only_held_out=True)
+            note = run.selection.finish(finals)
         run.on_finish()
+        # The last one is selected.
+        weights = {"weights": measured} if measured else {}
         radii = {"eps" if norm == "linf" else f"eps_{norm}": eps for norm, eps in run.radii.items()}
-        self._finished[run.name] = {"loss": loss, "seconds": seconds, **radii, **run.selection.metrics}
+        self._finished[run.name] = {"loss": loss, "seconds": seconds, **radii, **run.selection.metrics, **weights}
         return note
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -382,7 +410,25 @@ class Trainer:
             return torch.arange(count), torch.arange(0)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_from(self.seed, "held out")))
         held_out = min(max(round(self.recipe.held_out * count), 1), count - 1)
+        self._require_all_classes(order[held_out:], order[:held_out])
         return order[held_out:], order[:held_out]
+
+    def _require_all_classes(self, train: Tensor, held_out: Tensor) -> None:
+        """Checks that every class has images to train on and held-out ones, if the examples tell their labels.
+
+        Raises:
+            UserError: A class has none.
+        """
+        labels: Tensor | None = getattr(self.examples, "labels", None)
+        for indices, what in ((train, "leaves no image to train on"), (held_out, "holds out no image")):
+            if labels is None:
+                return
+            missing = sorted(set(labels.unique().tolist()) - set(labels[indices].unique().tolist()))
+            if missing:
+                share = "smaller" if indices is train else "larger"
+                raise UserError(
+                    f"train.held_out={self.recipe.held_out:g} {what} of class {missing[0]}: give a {share} share, or 0"
+                )
 
     def _batches(self, seed: int) -> Sequence[Tensor]:
         """The batches of indices of an epoch, in an order that the seed determines."""
@@ -427,15 +473,47 @@ class Trainer:
         run.optimizer.step()
         return loss.detach()
 
-    def _held_out_accuracy(self, network: nn.Module, *, radii: Mapping[Norm, float]) -> float:
-        """The accuracy under PGD on the held-out images, at the recipe's radius in linf, or else at these radii."""
+    @torch.no_grad()
+    def _recompute_statistics(self, network: nn.Module) -> None:
+        """Computes the batch statistics of the layers in training as the mean over all training images.
+
+        torch's ``update_bn`` would do the same to frozen layers. A :class:`~.batched_ensemble.BatchedEnsemble` has no such
+        layers, so its averaged statistics stay.
+        """
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        with self._autocast():
+            for images, _ in self._loader.batches(self.train_indices.split(self.recipe.batch_size)) if norms else ():
+                network(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self._processes.broadcast_first(network.state_dict().values())
+
+    def _measure(
+        self, network: nn.Module, *, radii: Mapping[Norm, float], only_held_out: bool = False
+    ) -> dict[str, float]:
+        """The clean and robust accuracies on the held-out images and on as many training images, in [0, 1].
+
+        PGD has the recipe's radius in linf, or else these radii. Without a radius there is no robust accuracy.
+        """
         if self.recipe.held_out_eps is not None:
             radii = {"linf": self.recipe.held_out_eps} if self.recipe.held_out_eps else {}
         steps = self.recipe.held_out_steps
         attacks = [
             InnerPGD(eps=eps, norm=norm, steps=steps, step_size=2.5 * eps / steps) for norm, eps in radii.items()
         ]
-        return self.accuracy(network, self.held_out_indices, attacks)
+        sets = {"held_out_": self.held_out_indices} if len(self.held_out_indices) else {}
+        if not only_held_out:
+            sets[""] = self.train_indices[: len(self.held_out_indices)]
+        values = {}
+        for name, indices in sets.items():
+            if attacks:
+                values[f"{name}robust"] = self.accuracy(network, indices, attacks)
+            values[f"{name}clean"] = self.accuracy(network, indices, [])
+        return values
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
         """What must match for a training to be resumed, by its name in a message."""
@@ -452,9 +530,17 @@ class Trainer:
         if self._resume is None:
             return
         measured = run.selection.metrics
-        state = TrainingState(name=run.name, epoch=epoch, seconds=seconds, finished=self._finished, measured=measured)
+        is_finished = run.name in self._finished
+        state = TrainingState(
+            name=run.name,
+            epoch=epoch,
+            seconds=seconds,
+            finished=self._finished,
+            measured=measured,
+            finals=list(self.finals) if is_finished else [],
+        )
         write = partial(write_state, self._resume, state, self._identity(run.whole))
-        copies = run.selection.copies
+        copies = self.finals if is_finished else run.selection.copies
         self._processes.run_on_first(
             partial(write, whole=run.whole, network=run.network, optimizer=run.optimizer, copies=copies)
         )
@@ -464,9 +550,10 @@ class Trainer:
         if not self._resuming:
             return 0, 0.0
         assert self._resume is not None
+        content = self._processes.run_on_first(partial(read_tensors, self._resume))
         state = read_state(
             self._resume,
-            self._processes.run_on_first(partial(read_tensors, self._resume)),
+            content,
             self._identity(run.whole),
             name=run.name,
             whole=run.whole,
@@ -474,7 +561,7 @@ class Trainer:
             optimizer=run.optimizer,
             copies=run.selection.copies,
         )
-        self._finished = state.finished
+        self._finished, self.finals = state.finished, read_finals(state, content[0])
         # Networks that are finished are skipped until the first unfinished one.
         self._resuming = run.name in self._finished
         if self._resuming or run.name != state.name:

@@ -140,7 +140,9 @@ def test_a_damaged_file(digits: Any, normed: Callable[[], nn.Module], tmp_path: 
         Trainer(digits[0], Recipe(), seed=0, device=CPU, resume=path).fit(normed(), name="training")
 
 
-@pytest.mark.parametrize("fields", [{"ema": 0.9}, {"held_out": 0.1}, {"held_out": 0.1, "ema": 0.9}])
+@pytest.mark.parametrize(
+    "fields", [{"ema": 0.9}, {"held_out": 0.1}, {"held_out": 0.1, "ema": 0.9}, {"held_out": 0.1, "swa_start": 0}]
+)
 def test_other_states_are_resumed(
     digits: Any, normed: Callable[[], nn.Module], tmp_path: Path, fields: dict[str, Any]
 ) -> None:
@@ -167,3 +169,10 @@ def test_other_states_are_resumed(
         assert torch.equal(resumed.state_dict()[name], tensor), name
     record = trainer.record["trained"]["training"]
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
+    # A process that was killed before it wrote the checkpoint has the other weights again.
+    again, last = start(resume=tmp_path / "state.safetensors")
+    last.fit(again, name="training", eps=0.1)
+    for name, state in trainer.finals.items():
+        for key, tensor in state.items():
+            assert torch.equal(last.finals[name][key], tensor)
+    assert list(last.finals) == list(trainer.finals)

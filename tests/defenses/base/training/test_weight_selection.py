@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.loading import TensorExamples
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.base.training.weight_selection import Collapse
@@ -39,6 +41,103 @@ def test_the_running_mean_of_the_weights(digits: Any, normed: Callable[[], nn.Mo
         if name.endswith("num_batches_tracked"):
             expected = after[-1][name]
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_equal_average_has_new_batch_statistics(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """The weights are the mean of those after the last three of five epochs, the statistics those of torch's ``update_bn``."""
+    train, _ = digits
+    model, after = normed(), []
+
+    def look(progress: TrainingProgress) -> None:
+        after.append({name: tensor.double() for name, tensor in model.state_dict().items()})
+
+    recipe = Recipe(epochs=5, batch_size=650, swa_start=0.4)
+    trainer = Trainer(train, recipe, seed=0, device=CPU, progress=look)
+    trainer.fit(model, name="averaged")
+    # The last state is the average itself; the latest weights are kept beside it.
+    latest = trainer.finals["latest"]
+    after[-1] = {name: tensor.double() for name, tensor in latest.items()}
+    expected = normed()
+    with torch.no_grad():
+        for name, parameter in expected.named_parameters():
+            parameter.copy_(torch.stack([state[name] for state in after[2:]]).mean(0))
+    batches = train.images.split(650)
+    torch.optim.swa_utils.update_bn(batches, expected.train())
+    for name, tensor in expected.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+            assert torch.equal(trainer.finals["averaged"][name], model.state_dict()[name])
+    assert trainer.record["trained"]["averaged"]["averaged_epochs"] == 3
+    assert all(module.momentum == 0.1 for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_the_last_epoch_is_always_averaged(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """An average that would begin after the last epoch is that of the last epoch."""
+    train, _ = digits
+    model = normed()
+    trainer = Trainer(train, Recipe(epochs=2, batch_size=650, swa_start=0.9), seed=0, device=CPU)
+    trainer.fit(model, name="averaged")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(trainer.finals["latest"][name], parameter.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_two_averages() -> None:
+    """Only one of the running mean and the equal average is possible."""
+    with pytest.raises(UserError, match=r"ema and swa_start are two averages: give one of them"):
+        Recipe.from_parameters({"ema": 0.9, "swa_start": 0.5}, name="train")
+
+
+def test_latest_averaged_and_best_weights(
+    digits: Any, normed: Callable[[], nn.Module], accuracy: Callable[..., float]
+) -> None:
+    """All are kept and measured on the held-out images, and the learning curve has a point for each epoch."""
+    train, _ = digits
+    model, steps = normed(), iter(range(1, 100))
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        value = nn.functional.cross_entropy(network(images), labels)
+        return value if next(steps) <= 16 else -value
+
+    losses: list[float | None] = []
+    trainer = Trainer(
+        train,
+        Recipe(epochs=4, batch_size=150, schedule="constant", held_out=0.1, held_out_steps=2, ema=0.5),
+        seed=0,
+        device=CPU,
+        progress=lambda progress: losses.append(progress.loss),
+    )
+    trainer.fit(model, name="training", loss=loss, eps=0.05)
+    record = trainer.record["trained"]["training"]
+    held_out = type(train)(*train.batch(trainer.held_out_indices))
+    assert list(trainer.finals) == list(record["weights"]) == ["latest", "averaged", "best"]
+    for name, state in trainer.finals.items():
+        network = normed().eval()
+        network.load_state_dict(state)
+        assert accuracy(network, held_out) == pytest.approx(record["weights"][name]["held_out_clean"])
+        assert name == "best" or not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
+    assert torch.equal(trainer.finals["best"]["0.weight"], model.state_dict()["0.weight"])
+    assert [point["epoch"] for point in record["curve"]] == [1, 2, 3, 4]
+    assert [point["loss"] for point in record["curve"]] == losses
+    assert {"clean", "robust", "held_out_clean", "held_out_robust"} < set(record["curve"][0])
+    best = max(point["held_out_robust"] for point in record["curve"])
+    assert best == record["held_out_accuracy"] == record["weights"]["best"]["held_out_robust"]
+    assert record["weights"]["averaged"]["held_out_robust"] == record["curve"][-1]["held_out_robust"] < best
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "message"),
+    [
+        ((50, 50, 1), 0.5, r"train.held_out=0.5 (leaves no image to train on|holds out no image) of class 2: give a"),
+        ((50, 50, 50), 0.01, r"train.held_out=0.01 holds out no image of class \d: give a larger share, or 0"),
+    ],
+)
+def test_a_share_that_leaves_a_class_empty(counts: tuple[int, ...], share: float, message: str) -> None:
+    """Every class needs images to train on and held-out ones."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    examples = TensorExamples(torch.rand(len(labels), 1, 2, 2), labels)
+    with pytest.raises(UserError, match=message):
+        Trainer(examples, Recipe(held_out=share), seed=0, device=CPU)
+    Trainer(examples, Recipe(), seed=0, device=CPU)
 
 
 def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
