@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS
 
 __all__ = ["FreeAT"]
 
@@ -41,7 +42,15 @@ class FreeAT(Defense):
         description="radius in linf of the perturbation, and its step size; default: the data set's usual radius, 8/255 for "
         "CIFAR-10",
     )
-    replays: int = Field(4, ge=1, description="number of times in a row that each batch is used")
+    replays: int | None = Field(
+        None,
+        ge=1,
+        description="number of times in a row that each batch is used; default: the authors', 8 if the data set's usual radius is "
+        "that of CIFAR-10, 8/255, else 4, as for ImageNet",
+    )
+
+    def radius_defaults(self, radius: float) -> dict[str, float]:
+        return super().radius_defaults(radius) | {"replays": 8 if radius == USUAL_RADIUS else 4}
 
     @property
     def radius(self) -> float:
@@ -60,7 +69,7 @@ class FreeAT(Defense):
             name="adversarial training",
             whole=model,
             eps=self.radius,
-            replays=self.replays,
+            replays=int(self.resolved("replays")),
         )
 
     def gradients(

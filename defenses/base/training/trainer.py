@@ -497,7 +497,8 @@ class Trainer:
     ) -> dict[str, float]:
         """The clean and robust accuracies on the held-out images and on as many training images, in [0, 1].
 
-        PGD has the recipe's radius in linf, or else these radii. Without a radius there is no robust accuracy.
+        PGD has the recipe's radius in linf, or else these radii, and the same draws in each epoch. Without a radius there is
+        no robust accuracy.
         """
         if self.recipe.held_out_eps is not None:
             radii = {"linf": self.recipe.held_out_eps} if self.recipe.held_out_eps else {}
@@ -509,10 +510,11 @@ class Trainer:
         if not only_held_out:
             sets[""] = self.train_indices[: len(self.held_out_indices)]
         values = {}
-        for name, indices in sets.items():
-            if attacks:
-                values[f"{name}robust"] = self.accuracy(network, indices, attacks)
-            values[f"{name}clean"] = self.accuracy(network, indices, [])
+        with self.seeded("accuracies", *self._draw_key):
+            for name, indices in sets.items():
+                if attacks:
+                    values[f"{name}robust"] = self.accuracy(network, indices, attacks)
+                values[f"{name}clean"] = self.accuracy(network, indices, [])
         return values
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
