@@ -46,8 +46,8 @@ class AWP(AdversarialTraining):
     objective: Literal["pgd-at", "trades", "mart"] = Field(
         "pgd-at", description="the adversarial training whose loss is used", json_schema_extra={"formerly": "on"}
     )
-    gamma: float | None = Field(
-        None,
+    gamma: float = Field(
+        default_factory=lambda fields: 0.005 if fields.get("objective") == "trades" else 0.01,
         gt=0,
         le=1,
         description="size of the weight perturbation relative to the norm of the weights; default: the paper's, 0.005 for trades, "
@@ -136,9 +136,8 @@ class AWP(AdversarialTraining):
         value = self.batch_loss(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
         local = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         gradients = average(local, list(weights.values()), len(images))
-        gamma = self.gamma or (0.005 if self.objective == "trades" else 0.01)
         return {
-            name: weight + gamma * _rescaled(gradient, weight.detach())
+            name: weight + self.gamma * _rescaled(gradient, weight.detach())
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }

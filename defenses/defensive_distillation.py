@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training.gradients import cross_entropy, gradients_of
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["DefensiveDistillation"]
@@ -21,7 +23,8 @@ __all__ = ["DefensiveDistillation"]
 class DefensiveDistillation(Defense):
     """Defensive distillation: a student learns a teacher's soft labels at a high temperature T.
 
-    The teacher is trained with ``softmax(Z / T)``. The student has the same architecture and initial weights. Its loss is
+    The network is first trained for one epoch at a temperature of 1, as in the code of Carlini and Wagner: teacher and student
+    both start from these weights. The teacher is trained with ``softmax(Z / T)``. The student has the same architecture. Its loss is
     the cross-entropy between the teacher's ``softmax(Z / T)`` and its own. At test time T is 1, so its logits are about T
     times as large as usual, and the gradient of the cross-entropy underflows to 0. This masks the gradient but gives no
     robustness: attacks on the logits succeed (Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks. S&P
@@ -51,7 +54,16 @@ class DefensiveDistillation(Defense):
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, Distilled)
-        teacher = self._trained_teacher(model, trainer)
+        given = self._given_teacher(trainer) if model.teacher is None else None
+        trainer.fit_with_gradients(
+            model.student,
+            gradients_of(cross_entropy),
+            name="first epoch",
+            whole=model,
+            epochs=1,
+            on_finish=partial(_start_from, model.teacher, model.student),
+        )
+        teacher = given or self._trained_teacher(model, trainer)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             with torch.no_grad():
@@ -60,12 +72,15 @@ class DefensiveDistillation(Defense):
 
         trainer.fit(model.student, name="student", whole=model, loss=loss)
 
+    def _given_teacher(self, trainer: Trainer) -> nn.Module:
+        """The user's teacher in ``eval()`` mode."""
+        if not isinstance(self.teacher, nn.Module):
+            raise UserError(f"the teacher is the file {self.teacher}: give its model, load_checkpoint(path).model")
+        return copy.deepcopy(self.teacher).to(trainer.device).eval()
+
     def _trained_teacher(self, model: Distilled, trainer: Trainer) -> nn.Module:
-        """The teacher in ``eval()`` mode: the user's, or a newly trained one."""
-        if model.teacher is None:
-            if not isinstance(self.teacher, nn.Module):
-                raise UserError(f"the teacher is the file {self.teacher}: give its model, load_checkpoint(path).model")
-            return copy.deepcopy(self.teacher).to(trainer.device).eval()
+        """A newly trained teacher in ``eval()`` mode."""
+        assert model.teacher is not None
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             return functional.cross_entropy(network(images).float() / self.temperature, labels)
@@ -91,6 +106,12 @@ class Distilled(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The student's logits ``(N, K)`` of images ``(N, C, H, W)``."""
         return cast("Tensor", self.student(images))
+
+
+def _start_from(teacher: nn.Module | None, student: nn.Module) -> None:
+    """Copies the student's weights into the teacher, if there is one to be trained."""
+    if teacher is not None:
+        teacher.load_state_dict(student.state_dict())
 
 
 @torch.no_grad()

@@ -136,3 +136,10 @@ def test_the_warm_up(digits: Any, network: Callable[[], nn.Module], monkeypatch:
     monkeypatch.setattr(AWP, "perturbed_weights", recording)
     AWP(warmup=0.25, steps=1).fit(network(), trainer)
     assert done == [step / 12 for step in range(3, 12)]
+
+
+@pytest.mark.parametrize(("objective", "gamma"), [("pgd-at", 0.01), ("trades", 0.005), ("mart", 0.01)])
+def test_the_default_size_is_the_papers(objective: str, gamma: float) -> None:
+    """It is 0.005 with trades and 0.01 with the others, and the user's size has priority."""
+    assert AWP.from_parameters({"objective": objective}, name="awp").gamma == gamma
+    assert AWP.from_parameters({"objective": objective, "gamma": 0.02}, name="awp").gamma == 0.02

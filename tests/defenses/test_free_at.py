@@ -81,3 +81,10 @@ def test_the_images_of_training_stay_in_the_box(digits: Any) -> None:
         FreeAT(eps=0.3).gradients(network, images, labels, list(model.parameters()))
         assert 0 <= recorded[-1].min() <= recorded[-1].max() <= 1
         assert (recorded[-1] - images).abs().max() <= 0.3 + 1e-6
+
+
+def test_the_default_replays_are_the_authors() -> None:
+    """They are 8 at the radius of CIFAR-10, which is also the fallback, and 4 at that of ImageNet."""
+    assert FreeAT().for_radius(8 / 255).replays == FreeAT().resolved("replays") == 8
+    assert FreeAT().for_radius(4 / 255).replays == 4
+    assert FreeAT(replays=3).for_radius(8 / 255).replays == 3

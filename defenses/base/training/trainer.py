@@ -248,6 +248,8 @@ class Trainer:
         whole: nn.Module | None = None,
         eps: float | Mapping[Norm, float] = 0,
         replays: int = 1,
+        epochs: int | None = None,
+        on_finish: Callable[[], None] = lambda: None,
     ) -> None:
         """Trains a network by gradients that the caller computes; see :meth:`fit`.
 
@@ -258,9 +260,12 @@ class Trainer:
             whole: The model that contains ``network``, if there is one. It is stored in the resume file too.
             eps: The radius in linf of the adversarial training, or its radii by norm. Held-out images are attacked at these.
             replays: How many times in a row each batch is used. The number of epochs is divided by it.
+            epochs: The number of epochs; the recipe's by default.
+            on_finish: See :meth:`fit`.
         """
         run = self._prepare(network, gradients, name=name, whole=whole, eps=eps)
-        self._train(replace(run, replays=replays, epochs=math.ceil(run.epochs / replays)))
+        epochs = math.ceil((epochs or run.epochs) / replays)
+        self._train(replace(run, replays=replays, epochs=epochs, on_finish=on_finish))
 
     def _prepare(
         self,

@@ -170,3 +170,49 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         assert ended.err.splitlines()[-1].startswith(f"advdef: error: {line}")
         assert "; checkpoint: " not in ended.err or "diverged" in line
         assert not list(here.glob("out*"))
+
+
+def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
+    """The best are in the checkpoint, the others beside it. Each has a line with its accuracies, again without training."""
+    settings = (
+        "--set",
+        "steps=1",
+        "--set",
+        "train.held_out=0.1",
+        "--set",
+        "train.ema=0.9",
+        "--set",
+        "train.held_out_steps=2",
+    )
+    command = [
+        "train",
+        "--dataset",
+        "digits",
+        "--defense",
+        "pgd-at",
+        *settings,
+        "--epochs",
+        "2",
+        "-o",
+        "pgd.safetensors",
+    ]
+    first, again = advdef(*command), advdef(*command)
+    assert first.code == again.code == 0
+    assert first.out == again.out
+    pattern = r"(\w+)( \(epoch [12]\))?: clean [\d.]+ on 500 test images, held-out robust [\d.]+, held-out clean [\d.]+: (\S+)"
+    lines = [re.fullmatch(pattern, line) for line in first.out.splitlines()[2:]]
+    files = {line[1]: here / line[3] for line in lines if line}
+    assert list(files) == ["latest", "averaged", "best"]
+    assert files["best"].name == "pgd.safetensors"
+    assert files["latest"].name == "pgd.latest.safetensors"
+    contents = {name: metadata(path) for name, path in files.items()}
+    assert len({content["training"]["key"] for content in contents.values()}) == 3
+    assert contents["latest"]["training"]["weights"] == "latest"
+    record = contents["best"]["training"]["stages"][0]["trained"]["adversarial training"]
+    assert [point["epoch"] for point in record["curve"]] == [1, 2]
+    assert not torch.equal(*(load_file(files[name])["network.conv1.weight"] for name in ("latest", "averaged")))
+    attacked = advdef("attack", "--checkpoint", "pgd.latest.safetensors", "--attack", "fgsm", "--n", "20")
+    assert attacked.code == 0
+    empty = advdef("train", "--dataset", "digits", "--set", "train.held_out=0.005", "-o", "other.safetensors")
+    assert empty.code == 2
+    assert re.search(r"train.held_out=0.005 holds out no image of class \d: give a larger share, or 0", empty.err)

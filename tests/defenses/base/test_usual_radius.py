@@ -40,7 +40,7 @@ def test_descriptions_state_the_default(name: str) -> None:
         field = kind.model_fields[key]
         assert field.default is None or name == "rse"
         assert "the data set's usual" in (field.description or "") or name == "rse"
-        assert isinstance(getattr(kind().for_radius(0.1), key), float)
+        assert isinstance(getattr(kind().for_radius(0.1), key), float | int)
 
 
 def test_radii_in_l2_are_independent() -> None:

@@ -24,7 +24,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd-at": ("pgd-at", {"steps": 2}),
     "trades": ("trades", {"steps": 2}),
     "mart": ("mart", {"steps": 2}),
-    "awp on trades": ("awp", {"objective": "trades", "gamma": 0.005, "steps": 2}),
+    "awp on trades": ("awp", {"objective": "trades", "steps": 2}),
     "fast-at": ("fast-at", {}),
     "free-at": ("free-at", {"replays": 3}),
     "interpolated-at": ("interpolated-at", {"steps": 2}),
