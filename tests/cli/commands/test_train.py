@@ -210,7 +210,7 @@ def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
     assert contents["latest"]["training"]["weights"] == "latest"
     record = contents["best"]["training"]["stages"][0]["trained"]["adversarial training"]
     assert [point["epoch"] for point in record["curve"]] == [1, 2]
-    assert not torch.equal(*(load_file(files[name])["network.conv1.weight"] for name in ("latest", "averaged")))
+    assert not torch.equal(*(load_file(files[name])["conv1.weight"] for name in ("latest", "averaged")))
     attacked = advdef("attack", "--checkpoint", "pgd.latest.safetensors", "--attack", "fgsm", "--n", "20")
     assert attacked.code == 0
     empty = advdef("train", "--dataset", "digits", "--set", "train.held_out=0.005", "-o", "other.safetensors")
