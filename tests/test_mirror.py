@@ -111,7 +111,8 @@ def mirrored(source: str) -> str:
 
 def test_every_source_has_a_test_file() -> None:
     """The exceptions exist, and have none."""
-    missing = {source for source in sources() if mirrored(source) not in files_of_tests()}
+    tests = files_of_tests()
+    missing = {source for source in sources() if mirrored(source) not in tests}
     assert missing == {*TESTED_ELSEWHERE}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,16 +19,12 @@ FRAMES = 12
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """What `python docs/trace.py` prints."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs/trace.py"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    """What `python docs/trace.py` prints; here it runs in this process."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(sys, "argv", ["trace.py"])
+        runpy.run_path(str(ROOT / "docs/trace.py"), run_name="__main__")
+    return output.getvalue().splitlines()
 
 
 def test_the_way_to_the_loop_is_short(lines: list[str]) -> None:
