@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import Origin
 
 __all__ = ["Job", "JobOptions"]
 
@@ -47,6 +48,7 @@ class Job(JobOptions):
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of that normalization.
+        origin: How the command trained a model of the user's cache.
         replaces: Hashes of the results that the new ones replace, by cell; see
             :meth:`~robustbench_cli.benchmarks.store.store.Store.result_hash`.
     """
@@ -59,4 +61,5 @@ class Job(JobOptions):
     loading: dict[str, Any]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    origin: Origin = Origin()
     replaces: dict[str, str] = {}

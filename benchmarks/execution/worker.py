@@ -492,6 +492,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         mean=job.mean,
         std=job.std,
         precision=computed.precision,
+        origin=job.origin,
     )
     store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()

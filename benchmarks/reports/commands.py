@@ -28,8 +28,8 @@ def reproducing_command(result: Result, results: Mapping[str, Result]) -> str | 
 
     Returns:
         The command; ``None`` for a cell of a cascade or of another accounting, which only its whole suite computes, and for
-        one whose smaller radius, or whose foreign checkpoint, is not in the store. A model of the user's cache is trained
-        again, by the usual recipe.
+        one whose smaller radius is not in the store, or whose foreign checkpoint neither it nor the result of an earlier
+        version names. A model of the user's cache is trained again, by the same recipe.
     """
     cell, chain = result.cell, _chain(result, results)
     model = _model(result, results)
@@ -51,11 +51,13 @@ def _model(result: Result, results: Mapping[str, Result]) -> list[str] | None:
     cell = result.cell
     defenses = [word for spec in cell.defenses for word in _with_settings("--defense", spec)]
     if not _is_cached(result.checkpoint):
-        # The project's own files say what is in them; what a .safetensors file says is not read here.
-        is_foreign = Path(result.checkpoint).suffix != ".safetensors"
-        return ["--checkpoint", result.checkpoint, *(_network(result) + defenses if is_foreign else [])]
+        return [*_file(result.checkpoint, result), *(defenses if _is_foreign(result.checkpoint) else [])]
+    if result.origin.base:
+        added = cell.defenses[result.origin.base_defenses :]
+        defenses = [word for spec in added for word in _with_settings("--defense", spec)]
+        return [*_file(result.origin.base, result), *defenses, *_recipe(result)]
     if result.mean is None:
-        return ["--model", cell.model, *(defenses or ["--defense", "none"])]
+        return ["--model", cell.model, *(defenses or ["--defense", "none"]), *_recipe(result)]
     bases = {
         other.checkpoint
         for other in results.values()
@@ -65,12 +67,29 @@ def _model(result: Result, results: Mapping[str, Result]) -> list[str] | None:
     return ["--checkpoint", bases.pop(), *_network(result), *defenses] if len(bases) == 1 else None
 
 
+def _file(path: str, result: Result) -> list[str]:
+    """The options that choose a checkpoint."""
+    return ["--checkpoint", path, *(_network(result) if _is_foreign(path) else [])]
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether a checkpoint does not say what is in it, as the project's own do. The file is not read here."""
+    return Path(path).suffix != ".safetensors"
+
+
 def _network(result: Result) -> list[str]:
     """The options that say what a foreign checkpoint does not."""
     words = ["--model", result.cell.model]
     for option, values in (("--mean", result.mean), ("--std", result.std)):
         words += [] if values is None else [option, ",".join(f"{value:.9g}" for value in values)]
     return words
+
+
+def _recipe(result: Result) -> Iterator[str]:
+    """The options of a training that is not the usual one; its seed is the cell's unless it is given."""
+    for name, value in result.origin.recipe.items():
+        if (name, value) != ("seed", result.cell.seed):
+            yield from ("--set", f"train.{name}={_text(value)}")
 
 
 def _is_cached(checkpoint: str) -> bool:
@@ -98,8 +117,12 @@ def _with_settings(option: str, spec: MethodSpec) -> Iterator[str]:
     yield from (option, spec.name)
     for key in spec.changed:
         value: Any = reduce(getitem, key.split("."), spec.parameters)
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        yield from ("--set", f"{spec.name}.{key}={text}")
+        yield from ("--set", f"{spec.name}.{key}={_text(value)}")
+
+
+def _text(value: Any) -> str:
+    """The value of a parameter, as a user writes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _options(cell: Cell) -> Iterator[str]:

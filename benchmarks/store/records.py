@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.benchmarks.store.cell import Cell
@@ -17,6 +17,7 @@ from robustbench_cli.core.regular_file import read_bounded
 
 __all__ = [
     "Failure",
+    "Origin",
     "Request",
     "RequestedCell",
     "RequestedIds",
@@ -59,6 +60,22 @@ def _shared_versions(versions: dict[str, str]) -> dict[str, str]:
     return _dictionary(*versions.items())
 
 
+class Origin(BaseModel):
+    """How a command trained a model of the user's cache: all that its cells do not say.
+
+    Attributes:
+        recipe: The parameters of the recipe that are not the usual ones, and the seed; empty where nothing was trained.
+        base: The checkpoint that the model starts from, as the user wrote it; empty without one.
+        base_defenses: The number of the defenses that this checkpoint has itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: dict[str, JsonValue] = {}
+    base: str = ""
+    base_defenses: int = 0
+
+
 class Result(BaseModel):
     """A finished cell.
 
@@ -77,6 +94,7 @@ class Result(BaseModel):
         mean: Mean of the normalization inside the model; ``None`` where it has none.
         std: Standard deviation of that normalization.
         precision: The precision in which the gradients were computed; ``None`` in results of earlier versions.
+        origin: How the command trained a model of the user's cache.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +113,7 @@ class Result(BaseModel):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     precision: Precision | None = None
+    origin: Origin = Origin()
 
     @model_validator(mode="after")
     def _share_field_names(self) -> Self:

@@ -22,6 +22,7 @@ from robustbench_cli.benchmarks.datasets.base.options import takes_model_size, w
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import config_for
+from robustbench_cli.benchmarks.store.records import Origin
 from robustbench_cli.benchmarks.suites.config import (
     AttackEntry,
     AttackGroup,
@@ -53,6 +54,7 @@ from robustbench_cli.benchmarks.training.model_cache import (
 )
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.benchmarks.weights.fill import OtherClassesError
+from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import Choice, Notice, UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
@@ -124,6 +126,20 @@ class PlannedModel:
         assert defended is not None
         return defended if self.decision is None else defended.with_decision(self.decision)
 
+    @property
+    def origin(self) -> Origin:
+        """How it is trained, for a command that trains it again."""
+        if self.training is None:
+            return Origin()
+        usual = Recipe.from_parameters({"epochs": self.cache.data.epochs}, name="train").model_dump(mode="json")
+        changed = {name: value for name, value in self.training.recipe.items() if value != usual[name]}
+        return Origin(
+            # Without data nothing is learned.
+            recipe={**changed, "seed": self.training.seed} if self.training.data else {},
+            base="" if self.base is None else display_path(self.base.path),
+            base_defenses=0 if self.base is None else len(self.base.defenses),
+        )
+
     def defended(self) -> DefendedModel:
         """The defended model, trained now unless the cache has its checkpoint."""
         with error_location(self.location):
@@ -184,7 +200,15 @@ class Plan:
             examples = source_examples(data, suite.n, suite.corruption)
             # A model without random draws is the same model under every decision rule.
             distinct = {model.identity: model for model in map(defended, models)}
-            for job in expand(suite, list(distinct.values()), examples=examples, usual_eps=data.eps, options=options):
+            origins = {defended(model).identity: model.origin for model in models}
+            for job in expand(
+                suite,
+                list(distinct.values()),
+                examples=examples,
+                usual_eps=data.eps,
+                options=options,
+                origins=origins,
+            ):
                 jobs.setdefault(job.cell.id, job)
         return list(jobs.values())
 

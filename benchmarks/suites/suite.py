@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.attacks import registry as attacks
@@ -17,6 +18,7 @@ from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, yaml_no
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf, corruption_label
+from robustbench_cli.benchmarks.store.records import Origin
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -351,7 +353,13 @@ class Suite:
 
 
 def expand(
-    suite: Suite, models: Sequence[DefendedModel], *, examples: Slice, usual_eps: str, options: JobOptions
+    suite: Suite,
+    models: Sequence[DefendedModel],
+    *,
+    examples: Slice,
+    usual_eps: str,
+    options: JobOptions,
+    origins: Mapping[str, Origin] = MappingProxyType({}),
 ) -> list[Job]:
     """The jobs of a suite, one for each different cell, in the order of its dimensions.
 
@@ -361,6 +369,7 @@ def expand(
         examples: The evaluated images.
         usual_eps: The data set's usual radius in linf.
         options: Where and how the jobs run.
+        origins: How the command trains models, by their identities.
 
     Raises:
         UserError: A radius is missing, an attack does not support the norm, a model does not support the gradient source
@@ -371,7 +380,8 @@ def expand(
     for defended in models:
         defended.require_fit(examples, suite.dataset)
         _require_same_classes(suite, defended)
-        for job in _jobs_of_model(suite, defended, examples, threats, options):
+        fields = {**dict(options), "origin": origins.get(defended.identity, Origin())}
+        for job in _jobs_of_model(suite, defended, examples, threats, fields):
             jobs.setdefault(job.cell.id, job)
     return list(jobs.values())
 
@@ -392,7 +402,7 @@ def _jobs_of_model(
     defended: DefendedModel,
     examples: Slice,
     threats: Sequence[tuple[AttackChoice, Norm, Eps | None]],
-    options: JobOptions,
+    fields: Mapping[str, Any],
 ) -> Iterator[Job]:
     """The jobs of one model, each of which may continue an earlier one of its chain."""
     latest: dict[tuple[str, int], Job] = {}
@@ -422,7 +432,7 @@ def _jobs_of_model(
             loading=defended.loading,
             mean=defended.mean,
             std=defended.std,
-            **dict(options),
+            **fields,
         )
         yield job
         if chain is not None:

@@ -7,7 +7,7 @@ import pytest
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.reports.commands import reproducing_command
-from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.benchmarks.store.records import Origin, Result
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
 
@@ -94,3 +94,25 @@ def test_the_command_has_what_the_file_does_not_say(result: Any) -> None:
     assert reproducing_command(wrapped, {}) is None
     trained = str(reproducing_command(result({"checkpoint": cached}, defenses=()), {}))
     assert trained.startswith("advdef attack --model small-cnn --defense none --dataset")
+
+
+def test_a_training_that_is_not_the_usual_one_stands_in_the_command(result: Any) -> None:
+    """Its parameters, its seed where it is not the cell's, and the checkpoint that it starts from with what was added."""
+    cached = "/home/x/.cache/advdef/checkpoints/digits-a-0123456789ab.safetensors"
+    origin = Origin(recipe={"epochs": 3, "schedule": "multistep", "milestones": [0.5], "seed": 0})
+    trained = str(reproducing_command(result({"checkpoint": cached, "origin": origin}, defenses=()), {}))
+    assert trained.startswith(
+        "advdef attack --model small-cnn --defense none --set train.epochs=3 --set train.schedule=multistep "
+        "--set 'train.milestones=[0.5]' --dataset"
+    )
+    other = str(reproducing_command(result({"checkpoint": cached, "origin": Origin(recipe={"seed": 7})}), {}))
+    assert "--set train.seed=7" in other
+    chain = (MethodSpec(name="hrs"), MethodSpec(name="jpeg"))
+    own = {"checkpoint": cached, "origin": Origin(base="mine.safetensors", base_defenses=1)}
+    line = str(reproducing_command(result(own, defenses=chain), {}))
+    assert line.startswith("advdef attack --checkpoint mine.safetensors --defense jpeg --dataset")
+    foreign = {"checkpoint": cached, "origin": Origin(base="resnet.pt"), "mean": (0.3,), "std": (0.37,)}
+    line = str(reproducing_command(result(foreign, model="net.py:build", defenses=chain[1:]), {}))
+    assert line.startswith(
+        "advdef attack --checkpoint resnet.pt --model net.py:build --mean 0.3 --std 0.37 --defense jpeg"
+    )

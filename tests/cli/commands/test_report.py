@@ -449,10 +449,12 @@ def test_a_page_has_all_that_the_store_has(advdef: Advdef, here: Path, store: Pa
 
 
 def test_the_commands_of_a_page_compute_its_rows(advdef: Advdef, here: Path, store: Path) -> None:
-    """Each gives the same cell in another store, chains of radii included."""
+    """Each gives the same cell in another store: chains of radii, and a model that was trained by another recipe."""
+    trained = ("--defense", "jpeg", "--epochs", "1", "--set", "train.lr=0.01", "--attack", "fgsm", "--n", "20")
+    assert advdef("attack", *trained, "-q").code == 0
     page = advdef("report", "--format", "html").out
     commands = [html.unescape(text) for text in re.findall(r'<td class="code">(advdef attack [^<]*)</td>', page)]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in {*commands}:
         assert advdef(*shlex.split(command)[1:], "--store", "again", "-q").code == 0
     cells = [
