@@ -48,6 +48,7 @@ class Job(JobOptions):
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of that normalization.
+        worker: The number of the process that computes it, from 1; 0 where that is not known, or is this process.
         origin: How the command trained a model of the user's cache.
         replaces: Hashes of the results that the new ones replace, by cell; see
             :meth:`~robustbench_cli.benchmarks.store.store.Store.result_hash`.
@@ -61,5 +62,6 @@ class Job(JobOptions):
     loading: dict[str, Any]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    worker: int = 0
     origin: Origin = Origin()
     replaces: dict[str, str] = {}

@@ -253,10 +253,28 @@ class Bar:
         if self._bars is not None and self._id is not None:
             self._bars.advance(self._id, steps)
 
-    def update(self, *, completed: float | None = None, total: float | None = None, text: str | None = None) -> None:
-        """Sets the progress of the bar, its total or its text."""
+    def update(
+        self,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        text: str | None = None,
+        left: str | None = None,
+    ) -> None:
+        """Sets the progress of the bar, its total or its text, or the time left where a better estimate is known."""
         if self._bars is not None and self._id is not None:
-            self._bars.update(self._id, completed=completed, total=total, description=text)
+            fields = {} if left is None else {"left": left}
+            self._bars.update(self._id, completed=completed, total=total, description=text, **fields)
+
+    def restart(self, text: str, *, completed: float, total: float) -> None:
+        """Shows the bar, for other steps: its time begins again."""
+        if self._bars is not None and self._id is not None:
+            self._bars.reset(self._id, description=text, completed=completed, total=total, visible=True)
+
+    def hide(self) -> None:
+        """Hides the bar until it is restarted."""
+        if self._bars is not None and self._id is not None:
+            self._bars.update(self._id, visible=False)
 
     def remove(self) -> None:
         """Removes the bar."""
@@ -275,14 +293,15 @@ class Progress:
     _bars: rich.progress.Progress | None
     about: str = ""
 
-    def add(self, text: str, *, total: float | None = None) -> Bar:
+    def add(self, text: str, *, total: float | None = None, visible: bool = True) -> Bar:
         """Adds a bar below the others.
 
         Args:
             text: What is computed.
             total: The number of steps; without it the bar only pulses.
+            visible: Whether it is shown before it is restarted.
         """
-        return Bar(self._bars, None if self._bars is None else self._bars.add_task(text, total=total))
+        return Bar(self._bars, None if self._bars is None else self._bars.add_task(text, total=total, visible=visible))
 
     def finished(self, line: str) -> None:
         """Prints a line for a finished cell or training, where no terminal shows bars."""
@@ -314,11 +333,19 @@ def progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.table import Column
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        """The time left by the rate of the bar, unless the task has a better estimate."""
+
+        def render(self, task: rich.progress.Task) -> Text:
+            left = task.fields.get("left")
+            return super().render(task) if left is None else Text(left, style="progress.remaining")
 
     text = TextColumn("{task.description}", markup=False)
     # The bar takes what the texts leave of a line, so that a narrow terminal cuts the bar rather than the name of a cell.
     bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4))
-    columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
     with Bars(*columns, console=_console("stderr"), transient=True, expand=True) as bars:
         yield Progress(bars)
 

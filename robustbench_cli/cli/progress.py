@@ -45,6 +45,9 @@ class TrainingBars:
 class JobProgress:
     """Shows how far jobs are, and collects their results and failures.
 
+    On a terminal there is a line for all cells, and at most two for each device: one for each worker, or one for all of more
+    than two.
+
     Args:
         progress: Where they are shown.
         jobs: All jobs that run.
@@ -57,7 +60,8 @@ class JobProgress:
         self.failures: list[Failure] = []
         self._progress = progress
         self._cells = progress.add("cells", total=len(jobs)) if jobs else None
-        self._running: dict[str, console.Bar] = {}
+        self._devices: dict[str, _DeviceLines] = {}
+        self._started: set[str] = set()
         self._pace = _Pace(jobs)
         self._searched = set(searched)
 
@@ -65,22 +69,31 @@ class JobProgress:
         """Shows how many images of a running job are done."""
         from robustbench_cli.benchmarks.execution.worker import is_foreign
 
-        name = describe_cell(job)
-        if job.cell.id not in self._running:
-            self._running[job.cell.id] = self._progress.add(name, total=job.cell.n)
+        if job.cell.id not in self._started:
+            self._started.add(job.cell.id)
             if is_foreign(job):
+                name = describe_cell(job)
                 self._progress.finished(f"{name}: started; an attack of another library reports progress by batch only")
         elif is_foreign(job) and done < job.cell.n:
-            self._progress.finished(f"{name}: {done} of {job.cell.n} images done")
-        self._running[job.cell.id].update(completed=done)
+            self._progress.finished(f"{describe_cell(job)}: {done} of {job.cell.n} images done")
+        if job.device not in self._devices:
+            self._devices[job.device] = _DeviceLines(job.device, self._progress)
+        self._devices[job.device].running(job, done)
+        self._show_devices()
+
+    def _show_devices(self) -> None:
+        """Shows the lines of all devices; the passes per second of each where there are several."""
+        devices = list(self._devices.values())
+        for lines in devices:
+            lines.show(self._pace.rate_on(lines.device) if len(devices) > 1 else 0)
 
     def finished(self, job: Job, outcome: Result | Failure) -> None:
         """Shows the result or failure of a job."""
         from robustbench_cli.benchmarks.execution.worker import lease_name
         from robustbench_cli.benchmarks.store.records import Failure
 
-        if job.cell.id in self._running:
-            self._running.pop(job.cell.id).remove()
+        for lines in list(self._devices.values()):
+            lines.ended(job)
         search = lease_name(job)
         reused = search in self._searched
         if not isinstance(outcome, Failure):
@@ -94,8 +107,66 @@ class JobProgress:
             self.results[job.cell.id] = outcome
         if self._cells is not None:
             failed = f", {len(self.failures)} failed" if self.failures else ""
-            self._cells.update(text=f"cells{failed}, {self._pace.rate:,.0f} passes/s")
+            text = f"cells{failed}, {self._pace.rate:,.0f} passes/s"
+            self._cells.update(text=text, left=f"about {duration(self._pace.seconds_left)}")
+        self._show_devices()
         self._progress.finished(f"{describe_cell(job)}: {describe_outcome(outcome, reused=reused)}{self._pace}")
+
+
+class _DeviceLines:
+    """The lines of a device.
+
+    Args:
+        device: The torch device, as its jobs name it.
+        progress: Where they are shown.
+    """
+
+    def __init__(self, device: str, progress: console.Progress) -> None:
+        self.device = device
+        self._jobs: dict[int | str, tuple[Job, int]] = {}
+        self._bars = [progress.add(device, visible=False) for _ in range(2)]
+        self._shown: list[object] = [None, None]
+
+    def running(self, job: Job, done: int) -> None:
+        """Records how many images of a job are done. A worker has one job at a time."""
+        self._jobs[job.worker or job.cell.id] = job, done
+
+    def ended(self, job: Job) -> None:
+        """Records that a job has ended, for all workers that share it."""
+        for worker, (other, _) in list(self._jobs.items()):
+            if other.cell.id == job.cell.id:
+                self._jobs.pop(worker, None)
+
+    def show(self, rate: float) -> None:
+        """Shows what the workers compute.
+
+        Args:
+            rate: The passes per second on the device; 0 shows none.
+        """
+        jobs = list(self._jobs.items())
+        shared = [jobs] if len(jobs) > len(self._bars) else [[entry] for entry in jobs]
+        for index, bar in enumerate(self._bars):
+            if index >= len(shared):
+                bar.hide()
+                self._shown[index] = None
+                continue
+            cells = {job.cell.id: (job, done) for _, (job, done) in shared[index]}
+            text = self._text(shared[index], len(cells), rate if index == 0 else 0)
+            done, total = sum(done for _, done in cells.values()), sum(job.cell.n for job, _ in cells.values())
+            # A bar of many cells goes on when one of them ends.
+            content = [*cells] if len(shared[index]) == 1 else []
+            if self._shown[index] == content:
+                bar.update(text=text, completed=done, total=total)
+            else:
+                bar.restart(text, completed=done, total=total)
+            self._shown[index] = content
+
+    def _text(self, jobs: Sequence[tuple[int | str, tuple[Job, int]]], cells: int, rate: float) -> str:
+        worker, (job, _) = jobs[0]
+        speed = f", {rate:,.0f} passes/s" if rate else ""
+        if len(jobs) > 1:
+            return f"{self.device}, {len(jobs)} workers{speed}: {cells} {'cell' if cells == 1 else 'cells'}"
+        return f"{self.device}{f' worker {worker}' if job.worker else ''}{speed}: {describe_cell(job)}"
 
 
 class _Pace:
@@ -113,12 +184,12 @@ class _Pace:
         self._done: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._started = self._latest = time.monotonic()
-        self._passes = 0
+        self._passes: Counter[str] = Counter()
 
     def finished(self, job: Job, outcome: Result | Failure, *, reused: bool) -> None:
         """Counts a job that has ended; the passes of a reused search were made before."""
         # A failure has no count of passes.
-        self._passes += 0 if reused else getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
+        self._passes[job.device] += 0 if reused else getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
         now = time.monotonic()
         name = job.cell.attack.name
         self._left[name] -= 1
@@ -130,14 +201,26 @@ class _Pace:
     @property
     def rate(self) -> float:
         """Passes per second, of all processes together."""
-        return self._passes / max(self._latest - self._started, 1e-3)
+        return self._passes.total() / self._elapsed
 
-    def __str__(self) -> str:
-        done = self._done.total()
-        average = (self._latest - self._started) / max(done, 1)
-        seconds = sum(
+    def rate_on(self, device: str) -> float:
+        """Passes per second of the processes on a device."""
+        return self._passes[device] / self._elapsed
+
+    @property
+    def _elapsed(self) -> float:
+        return max(self._latest - self._started, 1e-3)
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds that the rest will take."""
+        average = (self._latest - self._started) / max(self._done.total(), 1)
+        return sum(
             count * (self._seconds[name] / self._done[name] if self._done[name] else average)
             for name, count in self._left.items()
         )
-        left = f", about {duration(seconds)} left" if done < self._total else ""
+
+    def __str__(self) -> str:
+        done = self._done.total()
+        left = f", about {duration(self.seconds_left)} left" if done < self._total else ""
         return f"; {done} of {self._total}{left}"

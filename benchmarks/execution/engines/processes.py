@@ -53,16 +53,16 @@ def run(
     Args:
         jobs: In the order in which they should run.
         devices: A torch device for each process; several processes may share a device.
-        finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done: first with 0, or with those of the stored batches of a
-            split job.
+        finished: Called with each job, as the process computed it, and its stored result or failure.
+        progress: Called during a job, as the process computes it, with the number of images done: first with 0, or with
+            those of the stored batches of a split job.
         timeout: Time limit per job, in seconds.
 
     Raises:
         UserError: The store cannot be read or written.
     """
     sharing = Counter(devices)
-    processes = [_Process(device, sharing=sharing[device]) for device in devices]
+    processes = [_Process(number, device, sharing=sharing[device]) for number, device in enumerate(devices, start=1)]
     running = _Run(Schedule(jobs, helpers=True), processes, _TimeLimit(timeout), finished, progress)
     try:
         while running.schedule:
@@ -188,11 +188,12 @@ class _Process:
     """A process that computes one job after another; it is started for its first job, and again after it was killed.
 
     Attributes:
-        job: The job that it is computing.
+        job: The job that it is computing, with its number and its device.
     """
 
-    def __init__(self, device: str, *, sharing: int = 1) -> None:
+    def __init__(self, number: int, device: str, *, sharing: int = 1) -> None:
         self.job: Job | None = None
+        self._number = number
         self._device = device
         self._sharing = sharing
         self._process: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Message]] | None = None
@@ -213,8 +214,8 @@ class _Process:
 
     def start(self, job: Job) -> None:
         """Lets the process compute a job."""
-        self.job = job
-        self.connection.send(job.model_copy(update={"device": self._device}))
+        self.job = job.model_copy(update={"device": self._device, "worker": self._number})
+        self.connection.send(self.job)
 
     def receive(self) -> tuple[Job, _Message]:
         """The next message about its job."""
