@@ -131,7 +131,7 @@ class PlannedModel:
         """How it is trained, for a command that trains it again."""
         if self.training is None:
             return Origin()
-        usual = Recipe.from_parameters({"epochs": self.cache.data.epochs}, name="train").model_dump(mode="json")
+        usual = Recipe.from_parameters(self.cache.usual_recipe, name="train").model_dump(mode="json")
         changed = {name: value for name, value in self.training.recipe.items() if value != usual[name]}
         return Origin(
             # Without data nothing is learned.

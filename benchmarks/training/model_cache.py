@@ -155,6 +155,11 @@ class ModelCache:
             else training
         )
 
+    @property
+    def usual_recipe(self) -> dict[str, Any]:
+        """The recipe parameters that follow from the data set."""
+        return {"epochs": self.data.epochs, "augmentations": self.data.augmentations}
+
     def _recipe(self, specs: Sequence[MethodSpec]) -> Recipe:
         """The recipe, with what is usual for the data set where the user set nothing.
 
@@ -165,8 +170,7 @@ class ModelCache:
             UserError: A parameter is unknown or not allowed, or a defense cannot learn from the labels of an augmentation.
         """
         data = self.data
-        usual = {"epochs": data.epochs, "augmentations": data.augmentations}
-        recipe = Recipe.from_parameters({**usual, **self.recipe}, name="train")
+        recipe = Recipe.from_parameters({**self.usual_recipe, **self.recipe}, name="train")
         for spec in specs:
             spec.build(defense_registry).require_labels(recipe, name=spec.name)
         for entry in recipe.augmentations or ():
