@@ -62,7 +62,7 @@ class GraphedSteps:
         if graph is None:
             return state | self._step(state, numbers)
         state = graph(state, numbers)
-        self._source.count_replay(graph.queries, len(rows))
+        self._source.count_replay(graph.queries, graph.labels)
         return state
 
     def kept(self, tensor: Tensor) -> Tensor:
@@ -111,6 +111,7 @@ class _Graph:
 
     Attributes:
         queries: The gradients of the step.
+        labels: The labels of each of them in the last call.
 
     Raises:
         RuntimeError: The step synchronizes, or has too little memory.
@@ -133,6 +134,7 @@ class _Graph:
                     self._buffers[name].copy_(values)
         torch.cuda.current_stream().wait_stream(stream)
         self.queries: list[RecordedQuery] = [*queries]
+        self.labels: list[Tensor] = []
 
     def owns(self, tensor: Tensor) -> bool:
         """Whether a tensor is one of the state that the last call returned."""
@@ -142,14 +144,16 @@ class _Graph:
     def __call__(self, state: State, numbers: Tensor) -> State:
         """The next state of at most as many images as were recorded."""
         count = len(next(iter(state.values())))
-        for name, values in state.items():
-            # What the last call returned is there already.
-            if values is not self._views.get(name):
-                self._buffers[name][:count].copy_(values)
+        # What the last call returned is there already.
+        changed = {name: values for name, values in state.items() if values is not self._views.get(name)}
+        for name, values in changed.items():
+            self._buffers[name][:count].copy_(values)
         self._numbers.copy_(numbers)
         self._graph.replay()
-        if not self._views or len(next(iter(self._views.values()))) != count:
+        if changed:
             self._views = {name: buffer[:count] for name, buffer in self._buffers.items()}
+            # Those of the call before may be in use.
+            self.labels = [query.labels[:count].clone() for query in self.queries]
         return dict(self._views)
 
 

@@ -355,19 +355,21 @@ class GradientSource(ABC):
         finally:
             self._recorded = None
 
-    def count_replay(self, queries: list[RecordedQuery], rows: int) -> None:
+    def count_replay(self, queries: list[RecordedQuery], labels: list[Tensor]) -> None:
         """Counts the gradients of a replayed recording.
 
         Args:
             queries: The recorded gradients, whose tensors hold the results of the replay.
-            rows: N, the number of their first rows that count; the others are padding.
+            labels: For each of them, the labels ``(N,)`` or ``(N, m)`` of its first N rows; the others are padding. They must stay
+                as they are.
         """
-        for images, labels, loss, passes in queries:
+        for (images, _, loss, passes), of_rows in zip(queries, labels, strict=True):
+            rows = len(of_rows)
             points = images[:rows]
             self._note_query(points)
             # The next replay writes over them.
             own = _Passes(passes.logits[:, :rows].clone(), passes.gradients[:, :rows], passes.values)
-            self._account(points if self.watch is None else points.clone(), labels[:rows].clone(), loss, own)
+            self._account(points if self.watch is None else points.clone(), of_rows, loss, own)
 
     def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
         """Counts the passes of a query, and shows them to those who look at queries."""

@@ -94,7 +94,10 @@ class MeasuredModel:
     @property
     def cut_at_edges(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`."""
-        return self.once("cut_at_edges", lambda: cut_at_edges(self.model, self.images, size=self.size))
+        return self.once(
+            "cut_at_edges",
+            lambda: cut_at_edges(self.model, self.images, size=self.size, randomized=self.randomized),
+        )
 
     @property
     def fails_in_bf16(self) -> bool:

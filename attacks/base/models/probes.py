@@ -27,7 +27,7 @@ _CONFIRMING_PASSES = 20
 """Passes of one row that tell a switch between two paths from a dependence on the batch; it is missed with a probability of 1e-6."""
 
 
-def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
+def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = None, randomized: bool = True) -> bool:
     """Whether any pixel has no gradient at 0 or 1, but has one slightly further inside the box.
 
     A model that clamps its input to [0, 1] has no gradient at pixels of exactly 0 or 1, and many pixels are. An attack
@@ -38,15 +38,19 @@ def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = N
         images: ``(N, C, H, W)`` in [0, 1], N >= 1. The first two are used, with every pixel rounded to 0 or 1, the second
             one as its negative: so both edges are tried where all images are dark or bright.
         size: The batch size.
+        randomized: Whether the model may be. Then the pixels at the edges and those inside pass with the same draws, in two
+            batches; otherwise they pass together.
     """
     rounded, rows = images[:2].round(), size or BatchSize()
     edges = torch.cat([rounded[:1], 1 - rounded[-1:]])
 
     def cut() -> bool:
-        inside = _has_slope(model, edges.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET), rows)
-        return bool((inside & ~_has_slope(model, edges, rows)).any())
+        batches = [edges.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET), edges]
+        batches = batches if randomized else [torch.cat(batches)]
+        inside, at_edges = torch.cat([_has_slope(model, batch, rows) for batch in batches]).split(len(edges))
+        return bool((inside & ~at_edges).any())
 
-    return rows.retry_smaller(len(edges), cut)
+    return rows.retry_smaller(len(edges) * (1 if randomized else 2), cut)
 
 
 def _has_slope(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:
@@ -129,17 +133,20 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
     if bool(((logits - logits[0]).abs() > tolerance).any()):
         return True
     draws_from_known = _all_generator_states() != states
-    for number in range(30 if draws_from_known else 8):
-        row = number % len(probe)
-        alone = logits_of(model, probe[row, None], size)
-        if bool(((alone - logits[0, row]).abs() > tolerance[row]).any()):
-            again = (logits_of(model, probe[row, None], size) for _ in range(_CONFIRMING_PASSES))
-            return (
-                draws_from_known
-                or any(bool(((other - alone).abs() > tolerance[row]).any()) for other in again)
-                or bool(((logits_of(model, rows, size)[: len(probe)] - logits[0]).abs() > tolerance).any())
-            )
-    return False
+    numbers = torch.arange(30 if draws_from_known else 8, device=probe.device) % len(probe)
+    # Compared together: a GPU waits for each comparison.
+    alone = torch.cat([logits_of(model, probe[number % len(probe), None], size) for number in range(len(numbers))])
+    differs = ((alone - logits[0, numbers]).abs() > tolerance[numbers]).any(1)
+    if not bool(differs.any()):
+        return False
+    if draws_from_known:
+        return True
+    first = differs.tolist().index(True)
+    row = first % len(probe)
+    again = (logits_of(model, probe[row, None], size) for _ in range(_CONFIRMING_PASSES))
+    return any(bool(((other - alone[first]).abs() > tolerance[row]).any()) for other in again) or bool(
+        ((logits_of(model, rows, size)[: len(probe)] - logits[0]).abs() > tolerance).any()
+    )
 
 
 def _all_generator_states() -> list[Any]:

@@ -62,8 +62,21 @@ def test_no_more_rows_are_asked_about_than_fit_a_batch(batch_size: int | None) -
             return images.flatten(1)
 
     assert not is_randomized(Counting(), IMAGES, size=BatchSize(batch_size))
-    assert not cut_at_edges(Counting(), IMAGES, size=BatchSize(batch_size))
+    for randomized in (True, False):
+        assert not cut_at_edges(Counting(), IMAGES, size=BatchSize(batch_size), randomized=randomized)
     assert max(rows) <= (batch_size or 18)
+
+
+@pytest.mark.parametrize("randomized", [True, False])
+def test_pixels_without_a_gradient_at_the_edges_are_noticed(randomized: bool) -> None:
+    """Those of a model that clamps its input a little inside the box, also where the two edges pass together."""
+
+    class Clamping(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.clamp(1e-7, 1 - 1e-7).flatten(1)
+
+    assert cut_at_edges(Clamping(), IMAGES, randomized=randomized)
+    assert not cut_at_edges(nn.Flatten(), IMAGES, randomized=randomized)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e4])
