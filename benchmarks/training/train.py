@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.training.loading import Examples
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
-__all__ = ["Training", "beside", "cached_checkpoint", "train", "untrained"]
+__all__ = ["Training", "beside", "cached_checkpoint", "measure_epoch", "train", "untrained"]
 
 
 class Training(BaseModel):
@@ -60,6 +62,7 @@ class Training(BaseModel):
         defenses: In the order in which they are put around the model or the base.
         recipe: All fields of the training recipe.
         seed: Determines every random draw.
+        budget: What was chosen for a budget, for the record; see :class:`~.budget.BudgetChoice`. Empty without a budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,12 +80,13 @@ class Training(BaseModel):
     defenses: tuple[MethodSpec, ...] = ()
     recipe: dict[str, Any]
     seed: int
+    budget: dict[str, Any] = {}
 
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity, not its path, and no decision rule."""
         unused = {name for name in ("weights", "classes", "config") if not getattr(self, name)}
-        content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe", *unused})
+        content = self.model_dump(mode="json", exclude={"base", "budget", "defenses", "recipe", *unused})
         content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
         content["defenses"] = [defense.identity for defense in self.by_usual_rule.defenses]
@@ -212,7 +216,7 @@ def train(
         UserError: The data set or the model cannot be loaded, a defense cannot be built, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    record: dict[str, Any] = {"key": training.key}
+    record: dict[str, Any] = {"key": training.key, **({"budget": training.budget} if training.budget else {})}
     if training.base is not None:
         record["base"] = {"identity": training.base.identity, **training.base.training}
     with seeded(seed_from(training.seed, "weights")):
@@ -241,6 +245,58 @@ def train(
                 record.setdefault("stages", []).append(trainer.record)
                 finals = trainer.finals if index + 1 == len(chain) else {}
     Processes.connect(device).run_on_first(partial(_write, path, model, _info(training, dataset, record), finals))
+
+
+def measure_epoch(
+    training: Training, *, images: int, device: torch.device, data_dir: Path | None = None
+) -> tuple[float, int]:
+    """Trains for one epoch on the first images, and returns the seconds and the images that passed forward.
+
+    Args:
+        training: The training. All that it learns is learned.
+        images: The number of images.
+        device: Where to train.
+        data_dir: The folder of downloaded data sets.
+    """
+    dataset = load_dataset(training.dataset, data_dir=data_dir)
+    recipe = {**training.recipe, "epochs": 1, "held_out": 0}
+    seconds, passes = 0.0, 0
+
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal passes
+        passes += len(inputs[0])
+
+    with seeded(seed_from(training.seed, "weights")):
+        model, chain = _begin(training, dataset, build_model)
+        model = model.to(device)
+        example = example_images(dataset.shape)[:1].to(device)
+        for defense in chain:
+            model = defense.protect(model, example)
+            if defense.needs_fit:
+                layers = [module for module in model.modules() if [*module.parameters()] and not [*module.children()]]
+                hook = layers[0].register_forward_pre_hook(count)
+                examples = _First(dataset.split("train"), images)
+                trainer = Trainer(examples, Recipe.model_validate(recipe), seed=training.seed, device=device)
+                defense.fit(model, trainer)
+                hook.remove()
+                # Where each batch is used several times in a row, one epoch is several.
+                repeats = getattr(defense, "replays", 1)
+                seconds, passes = seconds + trainer.record["seconds"] / repeats, passes // repeats
+    return seconds, max(passes, images)
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first examples of others."""
+
+    examples: Examples
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.examples.batch(indices)
 
 
 def _write(path: Path, model: nn.Module, info: CheckpointInfo, finals: Mapping[str, Mapping[str, Tensor]]) -> None:

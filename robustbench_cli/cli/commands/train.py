@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from robustbench_cli.defenses.base.training.processes import Processes
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
+    from robustbench_cli.benchmarks.training.train import Training
 
 __all__ = ["train"]
 
@@ -33,8 +34,27 @@ __all__ = ["train"]
     group="Output",
     help="Write the checkpoint to this .safetensors file.",
 )
+@option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    group="Model",
+    help="Train for about this time: chooses epochs, batch size and steps of the attack for this device.",
+)
+@option(
+    "--passes",
+    type=click.IntRange(min=1),
+    group="Model",
+    help="Like --seconds for this number of images that pass through the network, those of the attack included.",
+)
 @computing_options(stores_results=False)
-def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
+def train(
+    common: Common,
+    args: ModelArgs,
+    settings: tuple[Setting, ...],
+    output: Path,
+    seconds: float | None,
+    passes: int | None,
+) -> None:
     """Train a defended model and write it to a checkpoint.
 
     Run the same command again to resume an interrupted training; a finished one is not repeated.
@@ -50,12 +70,17 @@ def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output
 
     if args.checkpoints and output.resolve() == args.checkpoints[0].resolve():
         raise UserError(f"-o {output} is the checkpoint that the training starts from: give another file")
-    config = SuiteConfig.from_options(**args.suite_options(distribute(settings, args.settable())))
+    given = distribute(settings, args.settable())
+    _require_one_length(args, given, seconds, passes)
+    config = SuiteConfig.from_options(**args.suite_options(given))
     with console.progress() as progress:
         (model,) = plan_models(config, cache_for=cache_for(common, progress), seed=common.seed)
         if model.training is None:
             raise UserError(f"nothing to train: name a --defense to put around {args.checkpoints[0]}")
-        defended = model.cache.trained(model.training, output)
+        training = model.training
+        if seconds is not None or passes is not None:
+            training = _within(common, model.training, output, given, args.recipe, seconds=seconds, passes=passes)
+        defended = model.cache.trained(training, output)
         processes = Processes.from_environment()
         processes.disconnect()
         if processes.rank:
@@ -63,7 +88,7 @@ def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output
         correct, images = model.cache.accuracy(defended)
     kind, draws = ("randomized", " under one draw each") if defended.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * correct:.1f}{draws} on {images:,} test images"
-    lines = [f"{output}: {model.training.label}, {kind}, {accuracy}", str(footprint(defended))]
+    lines = [f"{output}: {training.label}, {kind}, {accuracy}", str(footprint(defended))]
     console.report("\n".join([*lines, *_weights_lines(defended, model.cache)]))
 
 
@@ -88,3 +113,43 @@ def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
         ]
         epoch = f" (epoch {record['kept_epoch']})" if name == "best" else ""
         yield f"{name}{epoch}: {', '.join(parts)}: {file}"
+
+
+def _require_one_length(
+    args: ModelArgs, given: Mapping[str, Mapping[str, Any]], seconds: float | None, passes: int | None
+) -> None:
+    """Checks that only one option says how long to train.
+
+    Raises:
+        UserError: Several do, or a time is given to several processes.
+    """
+    options = {"--seconds": seconds, "--passes": passes, "--epochs": args.epochs}
+    options["--set train.epochs"] = given["train"].get("epochs")
+    named = [option for option, value in options.items() if value is not None]
+    if len(named) > 1 and (seconds is not None or passes is not None):
+        raise UserError(f"{named[0]} and {named[1]} both say how long to train: give one of them")
+    if seconds is not None and Processes.from_environment().number > 1:
+        raise UserError("--seconds is for one process, because several measure different speeds: give --epochs")
+
+
+def _within(
+    common: Common,
+    training: Training,
+    output: Path,
+    given: Mapping[str, Mapping[str, Any]],
+    recipe: str | None,
+    **budget: Any,
+) -> Training:
+    """The training with what a budget leaves it; what was chosen is said."""
+    from robustbench_cli.benchmarks.training.budget import Budget, keep_to
+
+    keys = {f"{name}.{key}" for name, values in given.items() for key in values}
+    if (recipe or given["train"].get("recipe", "default")) != "default":
+        # A paper's recipe keeps its batch size and its attack.
+        keys |= {"train.batch_size", *(f"{spec.name}.steps" for spec in training.defenses)}
+    chosen, choice = keep_to(
+        Budget(**budget), training, output, given=keys, device=common.torch_device(), data_dir=common.data_dir
+    )
+    length = f"--seconds {budget['seconds']:g}" if budget["passes"] is None else f"--passes {budget['passes']}"
+    console.note(f"{length}: {choice.label}")
+    return chosen

@@ -216,3 +216,43 @@ def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
     empty = advdef("train", "--dataset", "digits", "--set", "train.held_out=0.005", "-o", "other.safetensors")
     assert empty.code == 2
     assert re.search(r"train.held_out=0.005 holds out no image of class \d: give a larger share, or 0", empty.err)
+
+
+def test_a_budget(advdef: Advdef, here: Path) -> None:
+    """What it chooses is said and stands in the record; the same command again trains nothing."""
+    words = ("train", "--defense", "pgd-at", "--passes", "12000", "-o", "a.safetensors")
+    first = advdef(*words)
+    assert first.code == 0
+    assert re.search(
+        r"--passes 12000: 2 epochs, batches of 64, 3 steps of 0.075 \([\d,]+ passes a second\)\n", first.err
+    )
+    assert "pgd-at(steps=3,step_size=0.075) on digits" in first.out
+    record = metadata(here / "a.safetensors")["training"]
+    assert (record["budget"]["passes"], record["budget"]["epochs"], record["budget"]["batch_size"]) == (12000, 2, 64)
+    assert (record["stages"][0]["recipe"]["epochs"], record["stages"][0]["recipe"]["batch_size"]) == (2, 64)
+    assert [path.name for path in here.iterdir() if path.name.startswith("a.")] == ["a.safetensors"]
+    written = (here / "a.safetensors").read_bytes()
+    again = advdef(*words)
+    assert (again.code, again.out) == (0, first.out)
+    assert "training" not in again.err
+    assert (here / "a.safetensors").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--seconds", "5", "--epochs", "3"), "--seconds and --epochs both say how long to train: give one of them"),
+        (("--seconds", "5", "--passes", "3"), "--seconds and --passes both say how long to train: give one of them"),
+        (
+            ("--passes", "5", "--set", "train.epochs=3"),
+            "--passes and --set train.epochs both say how long to train: give one of them",
+        ),
+        (("--passes", "5"), "the budget is less than an epoch of 1,297 images here: give at least --passes 1300"),
+    ],
+)
+def test_a_budget_beside_another_length(advdef: Advdef, here: Path, options: tuple[str, ...], line: str) -> None:
+    """One line, and nothing is written."""
+    ended = advdef("train", "--defense", "none", *options, "-o", "a.safetensors")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith(f"error: {line}\n")
+    assert not [path for path in here.iterdir() if path.name.startswith("a.")]

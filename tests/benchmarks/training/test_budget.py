@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.training import budget
+from robustbench_cli.benchmarks.training.budget import Budget, BudgetChoice, keep_to
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
+from robustbench_cli.benchmarks.training.train import Training, measure_epoch
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry
+
+CPU = torch.device("cpu")
+IMAGES = 1297
+
+Keep = Callable[..., tuple[Training, BudgetChoice]]
+
+
+def training(cache: Callable[..., ModelCache], name: str = "pgd-at", **parameters: Any) -> Training:
+    spec = MethodSpec.of(registry.load(name)(**parameters), name=name)
+    return cache().training(defenses=(spec,))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replaces the measurement: a pass takes 1 ms, more in small batches; ``calls`` counts measurements."""
+    state: dict[str, Any] = {"calls": 0, "overhead": 0.0}
+
+    def measure(candidate: Training, *, images: int, **_: object) -> tuple[float, int]:
+        state["calls"] += 1
+        passes = images * (1 + candidate.defenses[0].parameters.get("steps", 0))
+        return passes * (1e-3 + state["overhead"] / candidate.recipe["batch_size"]), passes
+
+    monkeypatch.setattr(budget, "measure_epoch", measure)
+    return state
+
+
+@pytest.fixture
+def keep(cache: Callable[..., ModelCache], tmp_path: Path, measured: dict[str, Any]) -> Keep:
+    """Keeps the training of ``pgd-at`` on digits to a budget."""
+
+    def make(given: tuple[str, ...] = (), device: torch.device = CPU, **values: Any) -> tuple[Training, BudgetChoice]:
+        return keep_to(Budget(**values), training(cache), tmp_path / "a.safetensors", given=given, device=device)
+
+    return make
+
+
+@pytest.mark.parametrize(("seconds", "steps", "epochs"), [(6, 3, 1), (200, 3, 38), (240, 5, 30), (500, 10, 35)])
+def test_epochs_come_before_steps(keep: Keep, seconds: float, steps: int, epochs: int) -> None:
+    """An epoch takes as many passes as the images have steps plus one; more steps once that leaves thirty epochs."""
+    kept, choice = keep(seconds=seconds)
+    assert (choice.steps, choice.epochs) == (steps, epochs)
+    assert epochs == int(seconds / (IMAGES * (steps + 1) * 1e-3))
+    assert choice.passes_per_second == pytest.approx(1000)
+    assert (kept.recipe["epochs"], kept.recipe["batch_size"]) == (epochs, 64)
+    eps = kept.defenses[0].parameters["eps"]
+    size = {3: 0.5, 5: 0.4, 10: 0.25}[steps]
+    assert kept.defenses[0].parameters["step_size"] == pytest.approx(size * eps)
+    assert kept.defenses[0].changed == ("steps", "step_size")
+    assert keep(passes=seconds * 1000)[1].epochs == epochs
+
+
+def test_what_the_user_gave_stays(keep: Keep) -> None:
+    """The budget then chooses the number of epochs only."""
+    kept, choice = keep(seconds=100, given=("pgd-at.steps", "train.batch_size"))
+    assert (choice.steps, choice.step_size, choice.batch_size) == (None, None, 128)
+    assert choice.epochs == int(100 / (IMAGES * 11e-3))
+    assert kept.defenses[0].changed == ()
+
+
+def test_the_batch_size_of_a_gpu(keep: Keep, measured: dict[str, Any]) -> None:
+    """The smallest that is nearly as fast as the fastest; the largest leaves four batches."""
+    for overhead, size in ((0.0, 64), (0.05, 128), (1.0, 256)):
+        measured["overhead"] = overhead
+        assert keep(seconds=500 + overhead, device=torch.device("cuda"))[1].batch_size == size
+
+
+def test_a_budget_that_is_too_small(keep: Keep, tmp_path: Path) -> None:
+    """The least that would be enough is named, and nothing is written."""
+    with pytest.raises(UserError, match=r"less than an epoch of 1,297 images here: give at least --seconds 5\.4"):
+        keep(seconds=5)
+    with pytest.raises(UserError, match="give at least --passes 5189"):
+        keep(passes=5187)
+    assert keep(passes=5189)[1].epochs == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.budget.partial"]
+
+
+def test_the_same_command_chooses_the_same(keep: Keep, measured: dict[str, Any], tmp_path: Path) -> None:
+    """From the file beside an unfinished training, whatever the speed is now; another budget measures again."""
+    first = keep(seconds=200)
+    calls, measured["overhead"] = measured["calls"], 1.0
+    assert keep(seconds=200) == first
+    assert measured["calls"] == calls
+    assert keep(seconds=201)[1].epochs != first[1].epochs
+    (tmp_path / "a.safetensors.budget.partial").write_text("{")
+    assert keep(seconds=200) != first
+
+
+def test_a_choice_has_no_part_in_the_key(keep: Keep) -> None:
+    """The values have: the same values without a budget are the same training."""
+    kept, _ = keep(seconds=200)
+    assert kept.budget["epochs"] == 38
+    assert kept.model_copy(update={"budget": {}}).key == kept.key
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "passes"),
+    [("none", {}, 1), ("pgd-at", {"steps": 2}, 3), ("trades", {"steps": 2}, 5), ("free-at", {"replays": 3}, 1)],
+)
+def test_an_epoch_is_measured(
+    cache: Callable[..., ModelCache], name: str, parameters: dict[str, Any], passes: int
+) -> None:
+    """Passes of each image: of the weights, of the steps, and of TRADES on clean images; and two images of a trial pass."""
+    chosen = cache().training() if name == "none" else training(cache, name, **parameters)
+    seconds, counted = measure_epoch(chosen, images=100, device=CPU)
+    assert 100 * passes <= counted <= 100 * passes + 2
+    assert seconds > 0
