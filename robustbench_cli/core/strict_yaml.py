@@ -16,6 +16,9 @@ from robustbench_cli.core.regular_file import read_text
 
 __all__ = ["Position", "YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
+_MOST_VALUES = 200_000
+"""In a file, by its commas and lines: PyYAML takes seconds for so many, and no suite can have as many combinations."""
+
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 
@@ -132,10 +135,10 @@ def open_yaml_file(path: Path) -> YamlFile:
     """Reads a YAML file and keeps the lines of its values; see :func:`read_yaml`.
 
     Raises:
-        UserError: The file cannot be read, is not UTF-8, is not YAML, or violates a condition of :func:`read_yaml`.
+        UserError: The file cannot be read, is not UTF-8, is not YAML, has too many values, or violates a condition of :func:`read_yaml`.
     """
     try:
-        return YamlFile(path, *_read(read_text(path)))
+        return YamlFile(path, *_read(_bounded(read_text(path))))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
@@ -157,6 +160,13 @@ def read_yaml_file(path: Path) -> Any:
         UserError: See :func:`open_yaml_file`.
     """
     return open_yaml_file(path).value
+
+
+def _bounded(text: str) -> str:
+    """A text, unless it takes too long to parse."""
+    if text.count(",") + text.count("\n") > _MOST_VALUES:
+        raise UserError(f"it has more than {_MOST_VALUES:,} commas and lines: shorten a list")
+    return text
 
 
 def _read(text: str) -> tuple[Any, yaml.Node | None]:

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustbench_cli.core import strict_yaml
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import open_yaml_file, read_yaml
 
@@ -134,3 +135,15 @@ def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
     lines = {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1, "e"): 6, ("b", 1, "e", 1): 7, ("b", 7): 3, ("a", 0): 2}
     for keys, line in lines.items():
         assert file.location(*keys) == f"{path}, line {line}"
+
+
+@pytest.mark.parametrize("separator", [", ", "\n- "])
+def test_a_file_with_too_many_values_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str
+) -> None:
+    """In both notations of a list."""
+    path = tmp_path / "suite.yaml"
+    path.write_text(f"seeds: [{separator.join(map(str, range(200_002)))}]", encoding="utf-8")
+    monkeypatch.delattr(strict_yaml, "_Loader")
+    with pytest.raises(UserError, match="more than 200,000 commas and lines"):
+        open_yaml_file(path)

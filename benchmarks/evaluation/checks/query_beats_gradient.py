@@ -13,6 +13,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_inte
 from robustbench_cli.benchmarks.evaluation.statistics.paired import holm, p_value_of_a_lead
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.cw_pgd import CWPGD
     from robustbench_cli.attacks.square import Square
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
@@ -46,7 +47,7 @@ class QueryBeatsGradient(Check):
         "images than the worst case over the attacks by gradients, by a paired test (the exact test of McNemar for deterministic "
         "models) at level 0.01 with Holm's correction for all such attacks. It is only suspicious if they leave at least three quarters of it. In a cascade: it breaks more than 5 % of the images "
         "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
-        "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
+        "images that the baseline PGD left, and of those that PGD on the margin with five restarts left too, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
         "of the same images, by a paired test at that level; it stops after 50 images if it lowers the accuracy of these by less than 0.03."
     )
     why: ClassVar[str] = (
@@ -91,7 +92,7 @@ class QueryBeatsGradient(Check):
         from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack
 
         attack = _square(probe)
-        stronger = second_attack(probe, attack, allowed=_ALLOWED)
+        stronger = second_attack(probe, attack, allowed=_ALLOWED, restarted=_restarted(probe))
         if stronger is None:
             return None
         return self.finding(
@@ -101,7 +102,8 @@ class QueryBeatsGradient(Check):
     def passes(self, probe: ModelProbe) -> int:
         from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack_passes
 
-        return second_attack_passes(probe, _square(probe))
+        restarted = 0 if probe.randomized else second_attack_passes(probe, _restarted(probe))
+        return second_attack_passes(probe, _square(probe)) + restarted
 
     def _in_cascade(self, threat: Threat) -> Finding | None:
         """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""
@@ -124,6 +126,13 @@ class QueryBeatsGradient(Check):
             broken=float(broken.mean()),
             left=int(left.sum()),
         )
+
+
+def _restarted(probe: ModelProbe) -> CWPGD:
+    """An attack by gradients that has as many chances as one by scores, which looks at many places."""
+    from robustbench_cli.attacks.cw_pgd import CWPGD
+
+    return CWPGD(steps=probe.effort(20, 40, 100), restarts=5)
 
 
 def _square(probe: ModelProbe) -> Square:

@@ -51,6 +51,18 @@ def test_the_level_is_that_of_the_binomial_test(make_probe: MakeProbe, broken: i
         assert stronger.figures == {"broken": broken, "left": 80}
 
 
+@pytest.mark.parametrize(
+    ("restarted", "figures"), [(0, {"broken": 30, "left": 80}), (5, {"broken": 25, "left": 75}), (25, None)]
+)
+def test_what_restarts_break_too_is_no_advantage(
+    make_probe: MakeProbe, restarted: int, figures: dict[str, float] | None
+) -> None:
+    """Of 80 images, 30 are broken by the second attack, and some of these by restarts."""
+    probe = make_probe(Hidden(), IMAGES[:80], LABELS[:80], eps=0.1, budget="standard")
+    stronger = second_attack(probe, Knowing(known=30), allowed=0.1, restarted=Knowing(known=restarted, steps=1))
+    assert (stronger and stronger.figures) == figures
+
+
 def test_nothing_is_overstated_where_next_to_nothing_is_left(make_probe: MakeProbe) -> None:
     """The baseline breaks a linear model at this radius."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
