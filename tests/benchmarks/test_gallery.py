@@ -1,24 +1,18 @@
 from __future__ import annotations
 
+import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from torch.nn.functional import cross_entropy
 
+from robustbench_cli.benchmarks.comparison.gallery import broken_defenses
+from robustbench_cli.benchmarks.comparison.gallery.base.examine import EPS
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
-
-from . import gallery
-
-EPS = "0.21"
-"""Under an attack of this radius 5 of 100 images are left of the network itself. It is not of 8 bits."""
 
 N = 20
 
@@ -57,54 +51,17 @@ class Table:
         return next((row for row in self.rows if row["attack"].removeprefix("+") == attack), None)
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits of 8 bits, and beside them the weights of a network that has learned them."""
-    folder = tmp_path_factory.mktemp("gallery")
-    loaded = load_digits()
-    order = np.random.default_rng(0).permutation(len(loaded.images))
-    images = np.round(loaded.images * 255 / 16).astype(np.uint8)[order]
-    labels = loaded.target.astype(np.int64)[order]
-    test, train = slice(200), slice(200, None)
-    np.savez(
-        folder / "digits.npz",
-        images=images[test],
-        labels=labels[test],
-        train_images=images[train],
-        train_labels=labels[train],
-    )
-    pixels, classes = torch.from_numpy(images[train])[:, None] / 255, torch.from_numpy(labels[train])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = gallery.network()
-        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-        for _ in range(10):
-            for rows in torch.randperm(len(pixels)).split(64):
-                optimizer.zero_grad()
-                cross_entropy(network(pixels[rows]), classes[rows]).backward()
-                optimizer.step()
-    torch.save(network.state_dict(), folder / "weights.pt")
-    return folder
-
-
 @pytest.fixture
-def attacked(
-    advdef: Callable[..., Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Table]:
-    """Runs ``advdef attack`` on a broken defense: the default attacks, or those of a suite."""
-    monkeypatch.setitem(os.environ, gallery.WEIGHTS, str(digits / "weights.pt"))
+def attacked(advdef: Callable[..., Any], tmp_path: Path) -> Callable[..., Table]:
+    """Runs ``advdef attack`` on a member of the gallery, or on its plain network: the default attacks, or those of a suite."""
 
-    def run(defense: type[gallery.Base], *words: str) -> Table:
+    def run(name: str, *words: str) -> Table:
         output = tmp_path / "rows.json"
+        kind = broken_defenses().get(name)
+        model = "small-cnn" if kind is None else f"{inspect.getfile(kind)}:{kind.__name__}"
         ended = advdef(
-            *(
-                "attack",
-                "--model",
-                f"{gallery.__file__}:{defense.__name__}",
-                "--dataset",
-                f"npz:{digits / 'digits.npz'}",
-            ),
-            *("--eps", EPS, "--n", str(N), "--store", str(tmp_path / "store"), "-o", str(output)),
+            *("attack", "--model", model, "--dataset", "digits", "--eps", str(EPS), "--n", str(N)),
+            *("--store", str(tmp_path / "store"), "-o", str(output)),
             *(words or SHORT_CW),
         )
         assert ended.code == 0, ended.err
@@ -116,27 +73,27 @@ def attacked(
 @pytest.mark.parametrize(
     ("defense", "caught_by"),
     [
-        (gallery.Base, set()),
-        (gallery.Saturated, set()),
-        (gallery.OneHot, NO_GRADIENT),
-        (gallery.LogOfSoftmax, NO_GRADIENT),
-        (gallery.NoGradient, ANOTHER_GRADIENT),
-        (gallery.Rounded, ANOTHER_GRADIENT),
-        (gallery.Thermometer, ANOTHER_GRADIENT),
-        (gallery.Jpeg, ANOTHER_GRADIENT),
-        (gallery.NoisyGradient, {"wrong-gradient"}),
-        (gallery.RejectsOffTheGrid, ANOTHER_GRADIENT),
-        (gallery.ByTheBatch, {"unstable"}),
-        (gallery.TurnedOffTheGrid, ANOTHER_GRADIENT),
-        (gallery.FlatNearby, ANOTHER_GRADIENT),
-        (gallery.HalfWithoutGradient, ANOTHER_GRADIENT),
-        (gallery.CutInside, ANOTHER_GRADIENT),
-        (gallery.Remembers, ANY_FLAG),
-        (gallery.FalseDraws, ANY_FLAG),
+        ("small-cnn", set()),
+        ("saturated-logits", set()),
+        ("one-hot", NO_GRADIENT),
+        ("log-of-softmax", NO_GRADIENT),
+        ("no-gradient", ANOTHER_GRADIENT),
+        ("quantized-input", ANOTHER_GRADIENT),
+        ("thermometer", ANOTHER_GRADIENT),
+        ("jpeg-codec", ANOTHER_GRADIENT),
+        ("noisy-gradient", {"wrong-gradient"}),
+        ("coarse-off-the-grid", ANOTHER_GRADIENT),
+        ("batch-statistics", {"unstable"}),
+        ("reversed-off-the-grid", ANOTHER_GRADIENT),
+        ("flat-nearby", ANOTHER_GRADIENT),
+        ("masked-pixels", ANOTHER_GRADIENT),
+        ("cut-inside", ANOTHER_GRADIENT),
+        ("remembers", ANY_FLAG),
+        ("false-draws", ANY_FLAG),
     ],
 )
 def test_a_broken_defense_is_caught_by_the_default_attacks(
-    attacked: Callable[..., Table], defense: type[gallery.Base], caught_by: set[str]
+    attacked: Callable[..., Table], defense: str, caught_by: set[str]
 ) -> None:
     """By a number near the truth without a flag, or by one of the flags that were made for it, on the headline."""
     table = attacked(defense)
@@ -149,12 +106,8 @@ def test_a_broken_defense_is_caught_by_the_default_attacks(
         assert (table.headline["robust_accuracy"] <= NEAR_THE_TRUTH, raised) == (True, set())
 
 
-@pytest.mark.parametrize(
-    "defense", [gallery.TurnedOffTheGrid, gallery.FlatNearby, gallery.HalfWithoutGradient, gallery.CutInside]
-)
-def test_a_quick_look_that_finds_too_little_says_so(
-    attacked: Callable[..., Table], defense: type[gallery.Base]
-) -> None:
+@pytest.mark.parametrize("defense", ["reversed-off-the-grid", "flat-nearby", "masked-pixels", "cut-inside"])
+def test_a_quick_look_that_finds_too_little_says_so(attacked: Callable[..., Table], defense: str) -> None:
     """The default attacks leave much more than there is, and name the suite that does not: with it no line is left."""
     quick = attacked(defense)
     assert quick.headline["robust_accuracy"] > 2 * NEAR_THE_TRUTH
@@ -169,17 +122,15 @@ def test_a_quick_look_that_finds_too_little_says_so(
 def test_the_network_itself_raises_nothing(attacked: Callable[..., Table]) -> None:
     """No flag on any row, no line, and no attack by decisions, for which nobody pays."""
     for words in ((), ("--suite", "standard")):
-        table = attacked(gallery.Base, *words)
+        table = attacked("small-cnn", *words)
         assert [row["flags"] for row in table.rows] == [""] * len(table.rows)
         assert "quick look" not in table.out
         assert table.row("hopskipjump") is None
-        assert ("+hopskipjump linf eps 0.21: skipped" in table.err) == bool(words)
+        assert ("+hopskipjump linf eps 0.15: skipped" in table.err) == bool(words)
 
 
-@pytest.mark.parametrize("defense", [gallery.OneHot, gallery.LogOfSoftmax, gallery.Thermometer])
-def test_standard_goes_on_to_decisions_where_gradients_vanish(
-    attacked: Callable[..., Table], defense: type[gallery.Base]
-) -> None:
+@pytest.mark.parametrize("defense", ["one-hot", "log-of-softmax", "thermometer"])
+def test_standard_goes_on_to_decisions_where_gradients_vanish(attacked: Callable[..., Table], defense: str) -> None:
     """And finds the truth, or the headline keeps the flag."""
     table = attacked(defense, "--suite", "standard")
     square, last, worst = (
@@ -201,7 +152,7 @@ def test_an_attack_that_was_not_needed_saves_the_images_of_the_one_before(
     attacked: Callable[..., Table], tmp_path: Path
 ) -> None:
     """Whoever asked for the images of every cell has them, and they are as good."""
-    table = attacked(gallery.Base, "--suite", "standard", "--save-images", str(tmp_path / "images"))
+    table = attacked("small-cnn", "--suite", "standard", "--save-images", str(tmp_path / "images"))
     saved = {
         path.stem: SavedImages.read(tmp_path / "images", path.stem) for path in (tmp_path / "images").glob("*.npz")
     }
