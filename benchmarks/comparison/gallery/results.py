@@ -180,21 +180,27 @@ def summary(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:
     if honest:
         doubted, raised = sum(bool(entry.evidence) for entry in honest), sum(len(entry.evidence) for entry in honest)
         models = len({entry.unit.name for entry in honest})
-        lines.append(
-            f"- {models} honest models, in {len(honest)} trainings in total: {raised} false alarms, in {doubted} trainings."
-        )
+        lines.append(f"- False alarms on {models} honest models: {raised}, in {doubted} of {len(honest)} trainings.")
     failed = sum(bool(entry.error) for entry in entries)
     if failed:
-        lines.append(f"- {failed} audits ended with an error.")
+        lines.append(f"- Audits that ended with an error: {failed}.")
     if missing:
-        lines.append(f"- Missing, because the time was over before: {'; '.join(map(str, missing))}.")
+        lines.append(f"- Missing, because the time was over before: {'; '.join(_by_name(missing))}.")
     lines += [
-        f"- {count} audits with the budget {budget} of {day}, {software}."
+        f"- Audits with the budget {budget} on {day}, {software}: {count}."
         for (day, budget, software), count in sorted(
             Counter((entry.day, entry.unit.budget, entry.software) for entry in entries).items()
         )
     ]
     return "\n".join(lines)
+
+
+def _by_name(units: Sequence[Unit]) -> list[str]:
+    """Each model once, with its seeds."""
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for unit in sorted(units):
+        seeds[unit.name] += [] if unit.seed is None else [str(unit.seed)]
+    return [f"{name}, seed {' '.join(numbers)}" if numbers else name for name, numbers in seeds.items()]
 
 
 def text_of(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:

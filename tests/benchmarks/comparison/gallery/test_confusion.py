@@ -52,7 +52,7 @@ def test_a_run_keeps_its_results(tmp_path: Path, capfd: pytest.CaptureFixture[st
     run_gallery(GalleryRun(only=models, seeds=1, budget="quick", read=[results], document=document))
     assert document.read_text(encoding="utf-8") == page
     run_gallery(GalleryRun(only=models, seeds=2, budget="quick", read=[results], document=document))
-    assert "strided, seed 1" in document.read_text(encoding="utf-8")
+    assert "strided, seed 1." in document.read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_cut_off_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

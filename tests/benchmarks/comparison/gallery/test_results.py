@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_cli.benchmarks.comparison.gallery import broken_defenses, honest_models
 from robustbench_cli.benchmarks.comparison.gallery.results import (
     Entry,
     Unit,
@@ -13,6 +14,8 @@ from robustbench_cli.benchmarks.comparison.gallery.results import (
     summary,
 )
 from robustbench_cli.core.errors import UserError
+
+ROOT = Path(__file__).parents[4]
 
 NOTICED = Entry(
     unit=Unit("rounded-logits"),
@@ -53,16 +56,16 @@ def test_false_alarms_are_counted_by_check() -> None:
         Entry(unit=Unit("strided", 0)),
     ]
     assert cells(alarms_table(entries)) == [["strided", "1", ""], ["trades", "2", "b 2, z 1"]]
-    assert "2 honest models, in 3 trainings in total: 3 false alarms, in 2 trainings." in summary(entries, [])
+    assert "False alarms on 2 honest models: 3, in 2 of 3 trainings." in summary(entries, [])
 
 
 def test_the_summary_counts_what_was_noticed_and_what_is_missing() -> None:
     """AutoAttack is counted where it ran."""
-    text = summary([NOTICED, MISSED], [Unit("trades", 7)])
+    text = summary([NOTICED, MISSED], [Unit("trades", 12), Unit("one-hot"), Unit("trades", 7)])
     assert "notice 1 of 2 broken defenses" in text
     assert "AutoAttack flags 1 of 1" in text
-    assert "Missing, because the time was over before: trades, seed 7." in text
-    assert f"2 audits with the budget standard of {NOTICED.day}" in text
+    assert "Missing, because the time was over before: one-hot; trades, seed 7 12." in text
+    assert f"budget standard on {NOTICED.day}, {NOTICED.software}: 2." in text
 
 
 def test_entries_survive_their_file(tmp_path: Path) -> None:
@@ -91,3 +94,13 @@ def test_an_unknown_model_in_a_file_is_named(tmp_path: Path) -> None:
     path.write_text(f"{Entry(unit=Unit('one-hto')).model_dump_json()}\n", encoding="utf-8")
     with pytest.raises(UserError, match="one-hot"):
         read_entries([path])
+
+
+def test_the_tables_of_the_page_are_those_of_its_results() -> None:
+    """``make gallery`` writes both, so nothing on the page comes from another run."""
+    entries = read_entries([ROOT / "docs/gallery.jsonl"])
+    page = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    assert f"{noticed_table([entry for entry in entries if entry.unit.seed is None])}\n" in page
+    assert f"{alarms_table([entry for entry in entries if entry.unit.seed is not None])}\n" in page
+    audited = {entry.unit.name for entry in entries}
+    assert audited == {*broken_defenses(), *honest_models()}
