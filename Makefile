@@ -91,8 +91,11 @@ minimal-norm: $(PEERS_INSTALLED)  ## measure the minimal-norm attacks beside Foo
 exact: $(INSTALLED)  ## compare the attacks with the exact distances of small networks
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/python $(COMPARE) exact
 
+# Trainings of one kind differ by some points, so six seeds and 1,000 images. A quick look: make trained TRAINED="--turns 1 --images 100"
+TRAINED ?= --turns 6 --images 1000
+
 trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
-	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained $(TRAINED)
 
 # For some models only: make gallery GALLERY="--seeds 2 --only one-hot trades"
 GALLERY ?= --results docs/gallery.jsonl --write docs/gallery.md

@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,9 @@ def compare_trainers(trainers: Sequence[str], training: ImageSet, test: ImageSet
 
 
 def trainers_table(results: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
-    """A table of the means over turns, the range of the robust accuracy, and each library's time over ours.
+    """A table of means over turns, the spread of the robust accuracy, and each library's time over ours.
+
+    The spread is the standard deviation of one training, and the range.
 
     Args:
         results: The results of all turns, by trainer and library, ours among them.
@@ -123,7 +125,7 @@ def trainers_table(results: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
     rows = []
     for (name, library), turns in results.items():
         robust = [100 * turn.robust for turn in turns]
-        spread = f" ({min(robust):.1f} to {max(robust):.1f})" if min(robust) < max(robust) else ""
+        spread = f" ± {stdev(robust):.1f} ({min(robust):.1f} to {max(robust):.1f})" if len(robust) > 1 else ""
         seconds = [turn.seconds for turn in turns]
         rows.append(
             (

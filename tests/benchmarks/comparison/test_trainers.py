@@ -75,13 +75,13 @@ def test_networks_are_scored_by_their_weights(network: SmallCNN) -> None:
 
 
 def test_the_table_has_the_means_of_the_turns() -> None:
-    """The accuracies and the seconds are means; the ratio is taken within each turn."""
+    """The accuracies and the seconds are means, with the standard deviation; the ratio is taken within each turn."""
     results = {
         ("awp", "advdef"): [Trained(0.8, 0.5, 10.0), Trained(0.7, 0.4, 20.0)],
         ("awp", "ART"): [Trained(0.9, 0.6, 30.0), Trained(0.9, 0.3, 40.0)],
     }
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in trainers_table(results).splitlines()[2:]]
     assert cells == [
-        ["awp", "advdef", "75.0 %", "45.0 % (40.0 to 50.0)", "15", "1.00"],
-        ["awp", "ART", "90.0 %", "45.0 % (30.0 to 60.0)", "35", "2.50 (2.00 to 3.00)"],
+        ["awp", "advdef", "75.0 %", "45.0 % ± 7.1 (40.0 to 50.0)", "15", "1.00"],
+        ["awp", "ART", "90.0 %", "45.0 % ± 21.2 (30.0 to 60.0)", "35", "2.50 (2.00 to 3.00)"],
     ]
