@@ -9,11 +9,12 @@ import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,9 +31,16 @@ from robustbench_cli.core.errors import Notice, UserError, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
+from robustbench_cli.defenses.base.surgery.batched_ensemble import (
+    BatchedEnsemble,
+    OwnImages,
+    ensemble_cross_entropy,
+    summed_over_networks,
+)
 from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors
 from robustbench_cli.defenses.base.surgery.split import split
+from robustbench_cli.defenses.base.training.adversarial import InnerPGD, ascend
+from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
@@ -53,6 +61,11 @@ class HRS(RandomizedDefense):
     of a block are trained together on the same batches: each learns what it would learn alone, in less time, with the
     memory of all of them.
 
+    With ``objective=pgd-at`` each channel is trained adversarially: PGD attacks the channel with its later blocks, behind
+    the frozen earlier blocks, which make new draws in each step, and the channel learns from these images alone. So a block costs
+    as much as an adversarial training of each of its channels. ``[hrs, pgd-at]`` is something else: there the whole model
+    is trained further, on images that attack random paths.
+
     Here each row of a batch switches independently, and dropout is off in the frozen blocks. The authors' code draws one
     path for a whole batch and leaves dropout on.
     """
@@ -72,6 +85,34 @@ class HRS(RandomizedDefense):
         description="names of the modules after which to cut, one fewer than blocks; auto: at the narrowest tensors, with at "
         "least two layers with weights in each block",
     )
+
+    objective: Literal["cross-entropy", "pgd-at"] = Field(
+        "cross-entropy",
+        description="loss of each channel's training: on clean images, or on PGD images made for that channel",
+        exclude_if=lambda objective: objective == "cross-entropy",
+    )
+    eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="for objective=pgd-at: radius in linf of that PGD; default: the data set's usual radius, 8/255 for CIFAR-10",
+        exclude_if=lambda eps: eps is None,
+    )
+    steps: int = Field(
+        10,
+        ge=1,
+        description="for objective=pgd-at: number of steps, of 2.5 eps / steps each",
+        exclude_if=lambda steps: steps == 10,
+    )
+
+    @model_validator(mode="after")
+    def _attack_belongs(self) -> Self:
+        if self.objective != "pgd-at" and (self.eps is not None or self.steps != 10):
+            raise ValueError("eps and steps are those of PGD: give objective=pgd-at, or leave them out")
+        return self
+
+    def radius_defaults(self, radius: float) -> dict[str, float]:
+        return {"eps": radius} if self.objective == "pgd-at" else {}
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -110,16 +151,38 @@ class HRS(RandomizedDefense):
                     for channel in block.channels
                 ]
             ensemble = BatchedEnsemble(networks, vectorized=trainer.device.type == "cuda")
+            is_attacked = self.objective == "pgd-at"
             trainer.fit(
                 nn.Sequential(*blocks[:index], ensemble),
                 name=name,
                 whole=model,
-                loss=ensemble_cross_entropy,
-                frozen_layers=index,
+                loss=self.adversarial_loss if is_attacked else ensemble_cross_entropy,
+                eps=self.resolved("eps") if is_attacked else 0,
+                # The attack needs the images, not what the frozen blocks make of them.
+                frozen_layers=0 if is_attacked else index,
                 on_finish=partial(ensemble.copy_to, networks),
             )
             block.requires_grad_(False)
         model.requires_grad_(True).eval()
+
+    def adversarial_loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over M networks, each on PGD images of its own, with the gradient of the sum.
+
+        Args:
+            network: A sequence that ends in a :class:`~.batched_ensemble.BatchedEnsemble` of M networks.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``, or probabilities ``(B, K)``.
+        """
+        assert isinstance(network, nn.Sequential)
+        each, eps = OwnImages(network), self.resolved("eps")
+        labels = torch.cat([labels] * each.ensemble.count)
+        perturbed = ascend(
+            each,
+            images.repeat(each.ensemble.count, 1, 1, 1),
+            lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
+            InnerPGD(eps=eps, steps=self.steps, step_size=2.5 * eps / self.steps),
+        )
+        return summed_over_networks(label_loss(each(perturbed), labels), each.ensemble.count)
 
 
 class SwitchingBlock(nn.Module):

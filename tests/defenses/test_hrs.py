@@ -10,12 +10,15 @@ import torch
 import torchvision
 from scipy import stats
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.probes import is_randomized
+from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.core.settings import read_value
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
@@ -380,3 +383,62 @@ def test_noise_inside_the_channels(normed: Callable[[], nn.Module]) -> None:
     noisy = GaussianNoise().protect(normed(), torch.rand(1, 1, 8, 8))
     protected = hrs(noisy, (1, 8, 8), channels=(2, 2)).eval()
     assert is_randomized(protected.path(0), torch.rand(2, 1, 8, 8))
+
+
+def test_channels_trained_adversarially(digits: Any, network: Callable[[], nn.Module]) -> None:
+    """Every path is far more robust than every path of channels that were trained on clean images."""
+    train, test = digits
+    images, labels = test.images[:100], test.labels[:100]
+    left = {}
+    for objective in ("cross-entropy", "pgd-at"):
+        parameters = {"objective": objective, **({"steps": 2} if objective == "pgd-at" else {})}
+        defense = HRS.from_parameters({"channels": (2, 2), **parameters}, name="hrs").for_radius(0.15)
+        torch.manual_seed(0)
+        model = defense.protect(network(), images[:1])
+        trainer = Trainer(train, Recipe(epochs=7, lr=0.01), seed=0, device=torch.device("cpu"))
+        defense.fit(model, trainer)
+        for index in range(4):
+            path = model.path(index).eval()
+            perturbed = PGD(steps=10)(path, images, labels, eps=0.15)
+            with torch.no_grad():
+                left[objective, index] = (path(perturbed).argmax(1) == labels).double().mean().item()
+        record = trainer.record["trained"]["block 2"]
+        assert record.get("eps") == (0.15 if objective == "pgd-at" else None)
+    assert min(left["pgd-at", index] for index in range(4)) > 0.15 + max(
+        left["cross-entropy", index] for index in range(4)
+    )
+
+
+def test_the_attack_of_the_channels_follows_each_alone(digits: Any, network: Callable[[], nn.Module]) -> None:
+    """The loss is the mean of the channels' own losses on images in the ball that each channel's own gradient made."""
+    train, _ = digits
+    images, labels = train.images[:30], train.labels[:30]
+    networks = [network().eval() for _ in range(2)]
+    ensemble = BatchedEnsemble(networks, vectorized=False)
+    seen: list[Tensor] = []
+    sequence = nn.Sequential(nn.Identity(), ensemble).eval()
+    sequence[0].register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    defense = HRS(objective="pgd-at", eps=0.1, steps=5)
+    value = defense.adversarial_loss(sequence, images, labels)
+    perturbed = seen[-1].unflatten(0, (2, 30))
+    assert len(seen) == 6
+    assert (perturbed - images).abs().max() <= 0.1 + 1e-6
+    assert not torch.equal(perturbed[0], perturbed[1])
+    with torch.no_grad():
+        losses = torch.tensor(
+            [[functional.cross_entropy(model(rows), labels) for rows in perturbed] for model in networks]
+        )
+    torch.testing.assert_close(value.detach(), losses.diagonal().mean())
+    assert losses[0, 0] > losses[0, 1]
+    assert losses[1, 1] > losses[1, 0]
+
+
+def test_an_attack_without_its_objective() -> None:
+    """A radius or steps of an attack that does not run are a usage error, and plain HRS has no new parameter to store."""
+    for parameters in ({"eps": 0.1}, {"steps": 3}):
+        with pytest.raises(
+            UserError, match=r"eps and steps are those of PGD: give objective=pgd-at, or leave them out"
+        ):
+            HRS.from_parameters(parameters, name="hrs")
+    assert set(HRS().for_radius(0.15).model_dump()) == {"channels", "split", "decision", "draws"}
+    assert HRS(objective="pgd-at").for_radius(0.15).eps == 0.15

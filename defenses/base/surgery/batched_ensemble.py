@@ -17,7 +17,7 @@ from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, 
 from robustbench_cli.defenses.base.training.decayed import is_norm
 from robustbench_cli.defenses.base.training.gradients import label_loss
 
-__all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
+__all__ = ["BatchedEnsemble", "OwnImages", "ensemble_cross_entropy", "summed_over_networks"]
 
 
 class BatchedEnsemble(nn.Module):
@@ -44,7 +44,11 @@ class BatchedEnsemble(nn.Module):
         self._count = len(networks)
         # A tuple hides it from torch: it is no submodule. Only its structure is used, not its weights.
         self._structure = (copy.deepcopy(networks[0]),)
-        self._packed = PackedNetwork(networks[0], len(networks)) if vectorized else None
+        # By whether all networks get the same rows.
+        self._packed = {
+            same_rows: PackedNetwork(networks[0], len(networks), same_rows=same_rows)
+            for same_rows in ((True, False) if vectorized else ())
+        }
         tensors = parameters_and_buffers(networks[0])
         self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
@@ -56,15 +60,33 @@ class BatchedEnsemble(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
-        logits = self._packed_logits(rows)
+        logits = self.logits(rows, same_rows=True)
+        return logits if self.training else log_mean_softmax(logits)
+
+    @property
+    def count(self) -> int:
+        """M, the number of networks."""
+        return self._count
+
+    def logits(self, rows: Tensor, *, same_rows: bool) -> Tensor:
+        """The logits ``(M, B, K)`` of the M networks, in both modes.
+
+        Args:
+            rows: ``(B, ...)`` for all networks, or ``(M, B, ...)``, those of each.
+            same_rows: Whether all networks get the same rows.
+        """
+        logits = self._packed_logits(rows, same_rows=same_rows)
         if logits is None:
             # Set here and not in train(): code that restores the modes of all submodules does not know this one.
             self._structure[0].train(self.training)
             stacked = self._stacked()
-            logits = self._vmapped_logits(stacked, rows) if self._vectorized else None
+            logits = self._vmapped_logits(stacked, rows, same_rows=same_rows) if self._vectorized else None
             if logits is None:
-                logits = torch.stack([self._logits(state, rows) for state in _unstack(stacked)])
-        return logits if self.training else log_mean_softmax(logits)
+                of_each = [rows] * self._count if same_rows else rows
+                logits = torch.stack(
+                    [self._logits(state, part) for state, part in zip(_unstack(stacked), of_each, strict=True)]
+                )
+        return logits
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
@@ -83,18 +105,22 @@ class BatchedEnsemble(nn.Module):
             if name.startswith(tuple(norms)) and name in dict(structure.named_parameters())
         ]
 
-    def _packed_logits(self, rows: Tensor) -> Tensor | None:
+    def _packed_logits(self, rows: Tensor, *, same_rows: bool) -> Tensor | None:
         """The logits ``(M, B, K)`` of the packed networks; ``None`` if they cannot be packed."""
-        if self._packed is None:
+        if not self._packed or rows.dim() not in ((2, 4) if same_rows else (3, 5)):
             return None
+        if not same_rows:
+            # Images lie side by side in their channels, vectors behind each other.
+            rows = rows.transpose(0, 1)
+            rows = rows.flatten(1, 2) if rows.dim() == 5 else rows
         tensors = {name: getattr(self, _tensor_name(index)) for index, name in enumerate(self._shapes)}
-        logits = self._packed.run(tensors, rows, training=self.training)
+        logits = self._packed[same_rows].run(tensors, rows, training=self.training)
         return None if logits is None else logits.transpose(0, 1)
 
-    def _vmapped_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
+    def _vmapped_logits(self, stacked: dict[str, Tensor], rows: Tensor, *, same_rows: bool) -> Tensor | None:
         """The logits ``(M, B, K)`` by ``vmap``; ``None``, now and later, if it does not support the network."""
         try:
-            return vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
+            return vmap(self._logits, in_dims=(0, None if same_rows else 0), randomness="different")(stacked, rows)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -135,10 +161,46 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
         labels: ``(B,)``, or probabilities ``(B, K)``.
     """
     logits = network(images)
-    mean = label_loss(logits.flatten(0, 1), torch.cat([labels] * len(logits)))
+    return summed_over_networks(label_loss(logits.flatten(0, 1), torch.cat([labels] * len(logits))), len(logits))
+
+
+def summed_over_networks(mean: Tensor, count: int) -> Tensor:
+    """A mean loss over M networks, with the gradient of the sum, so that each learns as it would alone.
+
+    Args:
+        mean: The mean loss.
+        count: M.
+    """
     if mean.requires_grad:
-        mean.register_hook(lambda slope: slope * len(logits))
+        mean.register_hook(lambda slope: slope * count)
     return mean
+
+
+class OwnImages(nn.Module):
+    """A sequence that ends in a :class:`BatchedEnsemble`, whose M networks get images of their own.
+
+    Its input ``(M * B, C, H, W)`` has the images of the first network, then those of the second, and so on; its output is the
+    logits ``(M * B, K)``, each of its own network, in both modes.
+
+    Args:
+        network: The sequence. The layers before the ensemble treat each row by itself.
+    """
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def ensemble(self) -> BatchedEnsemble:
+        """The last layer."""
+        return cast("BatchedEnsemble", self.network[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(M * B, K)`` of images ``(M * B, C, H, W)``; see the class."""
+        for layer in self.network[:-1]:
+            images = layer(images)
+        rows = images.unflatten(0, (self.ensemble.count, -1))
+        return self.ensemble.logits(rows, same_rows=False).flatten(0, 1)
 
 
 def _tensor_name(index: int) -> str:

@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import Notice
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, OwnImages, ensemble_cross_entropy
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -161,3 +161,22 @@ def test_channels_last_convolutions() -> None:
     weight = next(stacked.parameters())
     assert weight.shape == (12, 4, 3, 3)
     assert weight.chunk(2)[1].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("architecture", ["network", "normed"])
+@pytest.mark.parametrize("training", [False, True])
+def test_networks_on_images_of_their_own(
+    request: pytest.FixtureRequest, vectorized: bool, architecture: str, training: bool
+) -> None:
+    """Each part of the batch goes through its own network, in both modes, and only there has it a gradient."""
+    networks = [network.train(training) for network in fresh(request.getfixturevalue(architecture), 3)]
+    sequence = nn.Sequential(nn.ReLU(), BatchedEnsemble(networks, vectorized=vectorized)).train(training)
+    images = torch.rand(3, 7, 1, 8, 8).flatten(0, 1).requires_grad_()
+    logits = OwnImages(sequence)(images)
+    expected = torch.cat([network(part) for network, part in zip(networks, images.split(7), strict=True)])
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    (slope,) = torch.autograd.grad(logits[7:14].sum(), images)
+    assert slope[7:14].any()
+    assert not slope[:7].any()
+    assert not slope[14:].any()
