@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +68,13 @@ class MultiNormAT(Defense):
         if len(set(norms)) < len(norms):
             raise ValueError("name each norm once")
         return norms
+
+    @model_validator(mode="after")
+    def _radii_belong(self) -> Self:
+        for norm in ("linf", "l2", "l1"):
+            if norm not in self.norms and getattr(self, f"eps_{norm}") is not None:
+                raise ValueError(f"eps_{norm} is given and {norm} is not among norms: add it, or leave eps_{norm} out")
+        return self
 
     def radius_defaults(self, radius: float) -> dict[str, float]:
         return {f"eps_{norm}": usual_radius_in(norm, radius) for norm in self.norms}

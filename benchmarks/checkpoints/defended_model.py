@@ -395,9 +395,9 @@ def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
         UserError: A number that follows from the radius is not allowed.
     """
     usual = usual_values(spec, radius)
-    parameters = {
-        key: usual[key] if value is None and key in usual else value for key, value in spec.parameters.items()
-    }
+    # A parameter that its method excludes at its default may be missing.
+    missing = {key: value for key, value in usual.items() if spec.parameters.get(key) is None}
+    parameters = {**spec.parameters, **missing}
     defenses.load(spec.name).from_parameters(parameters, name=spec.name)
     changed = tuple(key for key in spec.changed if key not in usual or parameters[key] != usual[key])
     return spec.model_copy(update={"parameters": parameters, "changed": changed})

@@ -106,3 +106,7 @@ def test_bad_parameters() -> None:
             MultiNormAT.from_parameters({"norms": norms}, name="multi-norm-at")
     with pytest.raises(UserError, match=r"^multi-norm-at.combination is 'sum': input should be 'max', 'avg' or 'msd'"):
         MultiNormAT.from_parameters({"combination": "sum"}, name="multi-norm-at")
+    with pytest.raises(
+        UserError, match=r"eps_linf is given and linf is not among norms: add it, or leave eps_linf out"
+    ):
+        MultiNormAT.from_parameters({"norms": ("l2", "l1"), "eps_linf": 0.1}, name="multi-norm-at")

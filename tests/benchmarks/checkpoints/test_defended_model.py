@@ -17,6 +17,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, sa
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
     change_decision_rule,
+    for_radius,
     load_surrogates,
     method_spec,
     open_defended_model,
@@ -279,3 +280,13 @@ def test_another_rule_inside_of_what_does_not_draw(before: DecisionRule, rule: D
         torch.manual_seed(0)
         answers.append(each(images))
     assert torch.equal(*answers)
+
+
+def test_the_radius_of_a_parameter_that_a_method_excludes_at_its_default() -> None:
+    """HRS has a radius only where its channels are attacked in training; then it follows the data set's usual one."""
+    attacked = method_spec(defenses, "hrs", {"objective": "pgd-at"}).spec
+    assert "eps" not in attacked.parameters
+    assert for_radius(attacked, 0.15).parameters["eps"] == 0.15
+    assert for_radius(attacked, 0.15).label == "hrs(objective=pgd-at)"
+    plain = method_spec(defenses, "hrs", {}).spec
+    assert for_radius(plain, 0.15) == plain
