@@ -102,5 +102,5 @@ def quick_look(table: pd.DataFrame) -> list[str]:
     from robustbench_cli.benchmarks.store.worst_case_flags import QUICK_LOOK
 
     count = int(table["quick_look"].eq(True).sum()) if "quick_look" in table.columns else 0
-    rows = "" if count == len(table) else f"{count} of {len(table)} rows are a "
+    rows = "" if count == len(table) else f"{count} of {len(table)} rows {'is' if count == 1 else 'are'} a "
     return [f"{rows}{QUICK_LOOK}"] if count else []

@@ -23,7 +23,7 @@ def test_each_flag_has_a_mark() -> None:
 
 @pytest.mark.parametrize(
     ("marked", "begins"),
-    [([True], "quick look: "), ([True, False], "1 of 2 rows are a quick look: "), ([False, False], None)],
+    [([True], "quick look: "), ([True, False], "1 of 2 rows is a quick look: "), ([False, False], None)],
 )
 def test_a_quick_look_names_the_suite_that_looks_further(marked: list[bool], begins: str | None) -> None:
     """In one line, with how many rows it is said of where it is not said of all; a table without such a column has none."""

@@ -114,7 +114,7 @@ def test_models_are_counted_once(make_content: MakeContent) -> None:
 def test_a_quick_look_is_said_of_its_rows(make_content: MakeContent) -> None:
     """As below the table in the terminal; an option stays on one line."""
     table = make_content().table.assign(quick_look=[True, *[False] * (len(make_content().table) - 1)])
-    assert f'<p class="note">1 of {len(table)} rows are a quick look: ' in page(PageContent(table=table))
+    assert f'<p class="note">1 of {len(table)} rows is a quick look: ' in page(PageContent(table=table))
     assert '<span class="option">--suite</span> standard' in page(PageContent(table=table))
 
 
