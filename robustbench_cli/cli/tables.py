@@ -159,13 +159,14 @@ class _Drawing:
         return replace(self, lines=[[text.replace(",", ",\n") for text in line] for line in self.lines])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        """The title, the headers, the rows and the caption, all as wide as the content."""
+        """The headers, the rows and the caption, all as wide as the content; the title is on one line where it fits."""
         from rich.segment import Segment
         from rich.text import Text
 
         of_table = options.update(width=self.width, height=None)
         if self.title:
-            yield from console.render(Text(self.title, "table.title", justify="left"), of_table)
+            title = Text(self.title, "table.title", justify="left")
+            yield from console.render(title, options.update(width=max(self.width, min(options.max_width, len(title)))))
         blank = Segment(f"{'':{self.width}}\n")
         yield blank
         (header,) = self._texts(self.headers)

@@ -69,6 +69,16 @@ def test_a_mean_that_is_missing_is_explained(
     assert ("no mean over corruptions: how many images were attacked depends on the outcomes" in text) == told
 
 
+def test_the_title_of_a_narrow_table_is_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the table is as narrow as its columns."""
+    monkeypatch.setattr(console, "width", lambda: None)
+    on = Console(width=1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(TABLE, columns=["robust_accuracy"]), crop=False)
+    title, blank = captured.get().splitlines()[:2]
+    assert len(title.rstrip()) > len(blank)
+
+
 @pytest.mark.parametrize("width", [20, 60, 80, 100, 120, 200, None])
 def test_no_word_is_broken_at_any_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column has whole words, or it is hidden and named below; what tells rows apart is never hidden."""
