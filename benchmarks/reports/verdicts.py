@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS, Verdict
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 
 __all__ = ["AuditedVerdict", "VerdictKey", "severest", "verdict_key"]
@@ -19,7 +21,7 @@ AuditedVerdict = tuple[Verdict, str]
 """The verdict of an audit, and its evidence in one line."""
 
 
-def verdict_key(row: Mapping[str, Any]) -> VerdictKey:
+def verdict_key(row: Mapping[str, Any] | pd.Series) -> VerdictKey:
     """The key of the verdict on a row.
 
     Args:

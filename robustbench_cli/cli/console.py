@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.escaping import escaped_for_terminal, inert_in_github_logs
@@ -263,10 +263,10 @@ class Bar:
     ) -> None:
         """Sets the progress of the bar, its total or its text, or the time left where a better estimate is known."""
         if self._bars is not None and self._id is not None:
-            fields = {} if left is None else {"left": left}
+            fields: dict[str, Any] = {} if left is None else {"left": left}
             self._bars.update(self._id, completed=completed, total=total, description=text, **fields)
 
-    def restart(self, text: str, *, completed: float, total: float) -> None:
+    def restart(self, text: str, *, completed: int, total: int) -> None:
         """Shows the bar, for other steps: its time begins again."""
         if self._bars is not None and self._id is not None:
             self._bars.reset(self._id, description=text, completed=completed, total=total, visible=True)
