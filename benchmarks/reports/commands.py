@@ -14,6 +14,7 @@ from typing import Any
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.defenses.base.training.recipes import registry as recipes
 
 __all__ = ["reproducing_command"]
 
@@ -88,7 +89,9 @@ def _network(result: Result) -> list[str]:
 def _recipe(result: Result) -> Iterator[str]:
     """The options of a training that is not the usual one; its seed is the cell's unless it is given."""
     for name, value in result.origin.recipe.items():
-        if (name, value) != ("seed", result.cell.seed):
+        if name == "recipe" and value in recipes.names():
+            yield from ("--recipe", str(value))
+        elif (name, value) != ("seed", result.cell.seed):
             yield from ("--set", f"train.{name}={_text(value)}")
 
 

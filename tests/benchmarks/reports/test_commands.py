@@ -105,6 +105,10 @@ def test_a_training_that_is_not_the_usual_one_stands_in_the_command(result: Any)
         "advdef attack --model small-cnn --defense none --set train.epochs=3 --set train.schedule=multistep "
         "--set 'train.milestones=[0.5]' --dataset"
     )
+    named = Origin(recipe={"recipe": "rice-2020", "epochs": 3, "seed": 0})
+    assert " --recipe rice-2020 --set train.epochs=3 --dataset" in str(
+        reproducing_command(result({"checkpoint": cached, "origin": named}), {})
+    )
     other = str(reproducing_command(result({"checkpoint": cached, "origin": Origin(recipe={"seed": 7})}), {}))
     assert "--set train.seed=7" in other
     chain = (MethodSpec(name="hrs"), MethodSpec(name="jpeg"))

@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.benchmarks.suites.plan import Plan, plan
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Choice, UserError
 
 from ..fake_hub import FakeHub
 
@@ -296,3 +296,36 @@ def test_a_condition_may_contain_a_label_with_former_names(expected: Callable[[s
         "include: {attack: [fgsm, square(gives_up=true)]}}"
     )
     assert [job.cell.attack.name for job in jobs] == ["fgsm", "square"]
+
+
+def test_a_recipe_fills_what_the_suite_leaves_open(planned: Callable[[str], Plan]) -> None:
+    """Its values are those of the training and of the defense; the row's origin has its name and what differs from it."""
+    suite = """
+        defenses: [{name: trades, beta: 2}]
+        attacks: [pgd]
+        eps: 0.1
+        train: {recipe: [trades-2019, madry-2018], batch_size: 64}
+    """
+    with pytest.warns(Choice) as warned:
+        models = planned(suite).models
+    assert [str(warning.message) for warning in warned] == [
+        (
+            "recipe trades-2019 is for cifar10 and mnist, not digits: its network, augmentations, eps and step_size do not fit "
+            "and are left out"
+        ),
+        (
+            "recipe madry-2018 is for cifar10 and mnist, not digits: its network, augmentations, eps and step_size do not fit "
+            "and are left out"
+        ),
+        "recipe madry-2018 is for pgd-at, not trades",
+    ]
+    trainings = [model.training for model in models]
+    assert [training.recipe["weight_decay"] for training in trainings if training] == [2e-4, 2e-4]
+    assert [training.defenses[0].changed for training in trainings if training] == [
+        ("beta",),
+        ("steps", "attack_mode", "beta"),
+    ]
+    assert [training.defenses[0].parameters["beta"] for training in trainings if training] == [2, 2]
+    assert [model.origin.recipe for model in models] == [
+        {"recipe": name, "epochs": 1, "batch_size": 64, "seed": 3} for name in ("trades-2019", "madry-2018")
+    ]
