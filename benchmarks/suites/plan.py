@@ -448,7 +448,8 @@ def _with_recipe(
         entry.name: [*defenses.load(entry.name).model_fields] for entry in chain if entry.name not in {None, "none"}
     }
     applied = _applied(cache, fields)
-    for misfit in applied.misfits:
+    # A checkpoint that is used as it is gets nothing from a recipe; a notice says so.
+    for misfit in applied.misfits if chain[0].checkpoint is None or fields else ():
         warnings.warn(misfit, Choice, stacklevel=2)
     cache = replace(cache, recipe={**applied.training, **cache.recipe})
     return cache, tuple(entry.filled(applied.defenses.get(entry.name or "", {})) for entry in chain), applied.model

@@ -118,7 +118,7 @@ def _warn_of_unused_recipe(config: SuiteConfig, models: Sequence[PlannedModel]) 
         return
     unused = models[0].base.path if models and models[0].base is not None else "the model"
     for key in sorted({key for recipe in config.train for key in recipe}):
-        option = "--epochs" if key == "epochs" else f"--set train.{key}"
+        option = f"--{key}" if key in {"epochs", "recipe"} else f"--set train.{key}"
         location = config.prefix("train")
         name = f"{location}{key}" if location else option
         console.warn(
