@@ -146,12 +146,10 @@ class Store:
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def _publish_all(self, batch: Sequence[tuple[Result, bytes]]) -> None:
-        """Stores results with their outcomes, all of cells without a result; earlier failures are removed."""
+        """Stores results with their outcomes, all of cells without a result."""
         outcomes = {self._outcomes_file(result).name: content for result, content in batch}
         results = {self._result_file(result.cell.id).name: encoded(result) for result, _ in batch}
         write_all_atomically(self._cells, outcomes | results)
-        for result, _ in batch:
-            self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
         """Stores that a cell failed; the next request runs the cell again.
@@ -431,7 +429,9 @@ class Store:
             UserError: This store cannot be written, or the other folder is no store.
         """
         copied = 0
-        self.request(other.requested(damaged=damaged).values())
+        for path, _ in other._all_requests(damaged):
+            if not (copy := self._requests / path.name).exists():
+                write_atomically(copy, read_bytes(path))
         batch: list[tuple[Result, bytes]] = []
         for result, outcomes in other._stored(damaged):
             if result.cell not in self:
@@ -441,6 +441,9 @@ class Store:
                 self._publish_all(batch)
                 batch.clear()
         self._publish_all(batch)
+        for failed in self._cells.glob("*.failed.json"):
+            if self._result_file(failed.name.partition(".")[0]).exists():
+                failed.unlink(missing_ok=True)
         for failure in other.failures(damaged=damaged):
             if failure.cell not in self:
                 self.publish_failure(failure)

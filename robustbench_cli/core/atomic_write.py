@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -59,19 +59,21 @@ def write_all_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     together = len(files) > 1 and _flush_of_file_systems() is not None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        abandoned = _temporary_files(folder.absolute())
         with ExitStack() as stack:
-            renamed: list[tuple[Path, Path]] = []
+            temporaries: dict[Path, Path] = {}
+            stack.callback(_remove_all, temporaries)
             for name, content in files.items():
                 path = folder / name
-                _remove_abandoned(path)
+                _remove_abandoned(abandoned.get(name, ()))
                 temporary = folder / f".{name}.{secrets.token_hex(8)}"
-                stack.callback(temporary.unlink, missing_ok=True)
+                temporaries[temporary] = path
                 stack.enter_context(_temporary_file(temporary, content, flush=not together))
-                renamed.append((temporary, path))
             if together:
                 _flush_file_system(folder)
-            for temporary, path in renamed:
+            for temporary, path in [*temporaries.items()]:
                 temporary.replace(path)
+                del temporaries[temporary]
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a writable location") from None
 
@@ -180,12 +182,17 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Removes temporary files that killed processes left while writing this path.
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _remove_abandoned(temporaries: Iterable[Path]) -> None:
+    """Removes temporary files that killed processes left while writing a path.
 
     A file is abandoned if no process holds its lock.
     """
-    for temporary in _temporary_files(path.parent.absolute()).get(path.name, ()):
+    for temporary in temporaries:
         # Locking fails if the writer is alive, and opening fails if the file is gone by now.
         with suppress(OSError):
             if temporary.is_file() and not temporary.is_symlink():
