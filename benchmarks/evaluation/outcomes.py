@@ -158,7 +158,9 @@ class Outcomes:
     @cached_property
     def right_shares(self) -> Floats:
         """``(N,)``: the share of draws in which each image's worst candidate is classified correctly."""
-        return np.asarray(self.worst_right.mean(axis=-2), dtype=np.float64)
+        right = self.worst_right
+        # The mean of a single draw takes several times as long as a copy.
+        return np.asarray(right[..., 0, :] if right.shape[-2] == 1 else right.mean(axis=-2), dtype=np.float64)
 
     def success(self) -> SuccessCounts:
         """The attack's successes and its possible successes on each image; the quotient of their sums is the rate.

@@ -67,14 +67,16 @@ class QueryBeatsGradient(Check):
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         threats = [threat for threat in rows.untargeted if threat.eps is not None and not threat.is_near_zero]
-        pairs = [
-            (threat, row, gradients)
-            for threat in threats
-            if (gradients := [row for row in threat.rows if row.access == "gradients" and not row.cascade])
-            for row in threat.rows
-            if row.access not in {"gradients", "none"}
+        gradients = [
+            [row for row in threat.rows if row.access == "gradients" and not row.cascade] for threat in threats
         ]
-        compared = [(threat, row, threat.under(gradients)) for threat, row, gradients in pairs if not row.cascade]
+        bases = [(threat, threat.under(some)) for threat, some in zip(threats, gradients, strict=True) if some]
+        compared = [
+            (threat, row, base)
+            for threat, base in bases
+            for row in threat.rows
+            if row.access not in {"gradients", "none"} and not row.cascade
+        ]
         p_values = holm([p_value_of_a_lead(base.scored, row.scored, level=_LEVEL) for _, row, base in compared])
         found = [(threat, row, base) for (threat, row, base), p in zip(compared, p_values, strict=True) if p < _LEVEL]
         if found:

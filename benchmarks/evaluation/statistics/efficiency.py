@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 LOSS_FLOOR = 0.1
 """The smallest loss of clean accuracy, in points, that divides a Defense Efficiency Score."""
 
-_PAIRS_AT_ONCE = 256
+_PAIRS_AT_ONCE = 128
 """Scores that are computed in one matrix product; more take more memory, and no less time."""
 
 
@@ -64,6 +64,12 @@ class SuccessCounts:
 
     def of_each(self) -> Iterator[SuccessCounts]:
         """The counts of each attack, where these are of several: ``(A, N)``."""
+        first = self.clean[0].copy()
+        if self.possible is self.clean and (self.clean == first).all():
+            # Most attacks meet the same clean predictions, and a large report has many of them in memory.
+            for succeeded in self.succeeded:
+                yield SuccessCounts(succeeded=succeeded, possible=first, clean=first, draws=self.draws)
+            return
         for succeeded, possible, clean in zip(self.succeeded, self.possible, self.clean, strict=True):
             yield SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=self.draws)
 

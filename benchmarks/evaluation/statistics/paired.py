@@ -50,7 +50,8 @@ class ScoredDraws:
     @cached_property
     def shares(self) -> Floats:
         """``(N,)``: the share of right draws of each image."""
-        return np.asarray(self.right.mean(axis=0), dtype=np.float64)
+        # The mean of a single draw takes several times as long as a copy.
+        return np.asarray(self.right[0] if len(self.right) == 1 else self.right.mean(axis=0), dtype=np.float64)
 
     @cached_property
     def accuracy(self) -> float:
