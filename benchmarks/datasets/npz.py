@@ -18,10 +18,11 @@ from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["Npz"]
 
-# The names of our arrays in files of MedMNIST and Keras.
-_TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
+# The names of our arrays in files of MedMNIST and Keras, and in published files of generated images.
+_TEST = {"images": ("test_images", "x_test", "image"), "labels": ("test_labels", "y_test", "label")}
 _TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_train")}
 _NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
+_LABELS = {"labels", "train_labels", *_TEST["labels"], *_TRAIN["labels"]}
 _ARRAYS = {"classes", *_NAMES, *(name for names in _NAMES.values() for name in names)}
 
 _MOST_CLASSES = 2**20
@@ -31,8 +32,8 @@ _MOST_CLASSES = 2**20
 class Npz(Dataset):
     """Arrays in an ``.npz`` file: ``images`` and ``labels``, and ``train_images`` and ``train_labels`` to train on.
 
-    The names of MedMNIST (``test_images``, ``test_labels``) and Keras (``x_test``, ``y_test``, ``x_train``, ``y_train``) are
-    read too. ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images
+    The names of MedMNIST (``test_images``, ``test_labels``), Keras (``x_test``, ``y_test``, ``x_train``, ``y_train``) and of
+    published generated images (``image``, ``label``) are read too. ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images
     are ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3, channels first if both fit; uint8, or floats in
     [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` if the (test) file has it, else
     the largest label plus one.
@@ -46,6 +47,10 @@ class Npz(Dataset):
         test = path / "test.npz" if path.is_dir() else path
         arrays = _arrays(test)
         self._images = {"test": _images(arrays, _name("images", arrays), test)}
+        if not arrays.keys() & _LABELS:
+            self.missing_labels = _missing("labels", arrays, test)
+            arrays["labels"] = np.zeros(len(self._images["test"]), np.int64)
+            arrays["classes"] = np.asarray(2)
         self._labels = {"test": _labels(arrays, _name("labels", arrays), test)}
         train = path / "train.npz"
         self.read_files = [test]
@@ -107,9 +112,14 @@ def _name(key: str, arrays: dict[str, Array], names: Mapping[str, tuple[str, ...
 
 def _array(arrays: dict[str, Array], key: str, path: Path) -> Array:
     if key not in arrays:
-        hint = did_you_mean(key, arrays, lead="it has ") if arrays else "it has no arrays"
-        raise UserError(f"{path} has no array '{key}': {hint}: save it with numpy.savez(path, images=..., labels=...)")
+        raise UserError(_missing(key, arrays, path))
     return arrays[key]
+
+
+def _missing(key: str, arrays: dict[str, Array], path: Path) -> str:
+    """The message about an array that a file lacks."""
+    hint = did_you_mean(key, arrays, lead="it has ") if arrays else "it has no arrays"
+    return f"{path} has no array '{key}': {hint}: save it with numpy.savez(path, images=..., labels=...)"
 
 
 def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:

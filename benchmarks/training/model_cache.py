@@ -42,6 +42,7 @@ from robustbench_cli.benchmarks.models.base.build import (
 )
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
+from robustbench_cli.benchmarks.training.extra_data import hash_of
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
 from robustbench_cli.core.errors import Choice, UserError
 from robustbench_cli.core.isolation import isolated
@@ -53,9 +54,6 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
 __all__ = ["TRAINING_PAUSE", "ModelCache", "numbering_hint", "require_class_order", "require_classes"]
-
-HASHED_IMAGES = 1000
-"""The number of training images that are hashed; reading all images of a folder could take minutes."""
 
 TRAINING_PAUSE = 1.0
 """Seconds between two looks at whether another process has finished a training."""
@@ -149,11 +147,11 @@ class ModelCache:
             **network,
         )
         # A data set that nothing is learned from need not have training examples.
-        return (
-            training.model_copy(update={"data": _hash_of(self._examples_for(training))})
-            if training.learns_after(None)
-            else training
-        )
+        if not training.learns_after(None):
+            return training
+        training = training.model_copy(update={"data": hash_of(self._examples_for(training))})
+        extra = training.open_extra(data, data_dir=self.data_dir)
+        return training if extra is None else training.model_copy(update={"extra": extra.identity})
 
     @property
     def usual_recipe(self) -> dict[str, Any]:
@@ -464,12 +462,6 @@ def _network_of(base: DefendedModel, data: Dataset) -> dict[str, Any]:
         "std": base.std,
         "classes": None if base.classes == data.classes else base.classes,
     }
-
-
-def _hash_of(examples: Split) -> str:
-    """A hash of training examples: of all labels and of the first images."""
-    labels = hashlib.sha256(examples.labels.numpy().data).hexdigest()
-    return f"{labels}-{first_examples(examples, HASHED_IMAGES).sha256}"
 
 
 def _leases(training: Training) -> Leases:

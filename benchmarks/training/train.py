@@ -23,6 +23,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.models.base.build import (
     build_model,
     build_untrained,
@@ -31,6 +32,7 @@ from robustbench_cli.benchmarks.models.base.build import (
     says_if_trained,
 )
 from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.benchmarks.training.extra_data import ExtraData, open_extra_data
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
@@ -51,6 +53,7 @@ class Training(BaseModel):
     Attributes:
         dataset: As the user named it.
         data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
+        extra: The same of extra training images; for those that a checkpoint labels, its identity in the place of the labels.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
         weights: The fingerprint of the published weights that the model's name comes with.
@@ -69,6 +72,7 @@ class Training(BaseModel):
 
     dataset: str
     data: str
+    extra: str | None = None
     model: str
     model_source: str | None = None
     weights: str | None = None
@@ -85,7 +89,7 @@ class Training(BaseModel):
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity, not its path, and no decision rule."""
-        unused = {name for name in ("weights", "classes", "config") if not getattr(self, name)}
+        unused = {name for name in ("extra", "weights", "classes", "config") if not getattr(self, name)}
         content = self.model_dump(mode="json", exclude={"base", "budget", "defenses", "recipe", *unused})
         content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
@@ -158,6 +162,22 @@ class Training(BaseModel):
         """The defenses of the trained model, in order: the base's own, and those put around it."""
         return (*(self.base.defenses if self.base is not None else ()), *self.defenses)
 
+    def open_extra(self, data: Dataset, *, data_dir: Path | None) -> ExtraData | None:
+        """The extra training images of the recipe; ``None`` if it has none.
+
+        Args:
+            data: The data set.
+            data_dir: The folder of downloaded data sets.
+
+        Raises:
+            UserError: See :func:`~.extra_data.open_extra_data`.
+        """
+        recipe = Recipe.model_validate(self.recipe)
+        if recipe.extra is None:
+            return None
+        named = {self.model, *(spec.name for spec in self.all_defenses)}
+        return open_extra_data(recipe.extra, recipe.pseudo_labels, data, data_dir=data_dir, named=named)
+
     @property
     def label(self) -> str:
         """The training in a few words, for messages."""
@@ -219,6 +239,7 @@ def train(
     record: dict[str, Any] = {"key": training.key, **({"budget": training.budget} if training.budget else {})}
     if training.base is not None:
         record["base"] = {"identity": training.base.identity, **training.base.training}
+    extra = _extra_examples(training, dataset, device, data_dir, record)
     with seeded(seed_from(training.seed, "weights")):
         model, chain = _begin(training, dataset, build_model)
         model = model.to(device)
@@ -238,6 +259,7 @@ def train(
                     Recipe.model_validate(training.recipe),
                     seed=seed_from(training.seed, "training", index),
                     device=device,
+                    extra=extra,
                     progress=progress,
                     resume=path.with_name(f"{path.name}.{training.key}.{index}.partial"),
                 )
@@ -259,7 +281,9 @@ def measure_epoch(
         data_dir: The folder of downloaded data sets.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    recipe = {**training.recipe, "epochs": 1, "held_out": 0}
+    # An epoch is as long with extra images.
+    without_extra = dict.fromkeys(("extra", "extra_fraction", "pseudo_labels"))
+    recipe = {**training.recipe, "epochs": 1, "held_out": 0, **without_extra}
     seconds, passes = 0.0, 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -297,6 +321,18 @@ class _First:
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.examples.batch(indices)
+
+
+def _extra_examples(
+    training: Training, dataset: Dataset, device: torch.device, data_dir: Path | None, record: dict[str, Any]
+) -> Split | None:
+    """The extra training images with their labels, if there are any; they are described in the record of the training."""
+    extra = training.open_extra(dataset, data_dir=data_dir)
+    if extra is None:
+        return None
+    fraction = Recipe.model_validate(training.recipe).share_of_extra
+    record["extra"] = {"images": len(extra.split), "fraction": fraction, "identity": extra.identity}
+    return extra.examples(device, seed_from(training.seed, "pseudo-labels"))
 
 
 def _write(path: Path, model: nn.Module, info: CheckpointInfo, finals: Mapping[str, Mapping[str, Tensor]]) -> None:

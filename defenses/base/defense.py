@@ -34,6 +34,9 @@ from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadius
 
 __all__ = ["Defense", "defend"]
 
+_ZERO = torch.zeros(1, dtype=torch.int64)
+"""The index of the first example."""
+
 
 class Defense(UsualRadiusDefaults, ABC):
     """Turns a model into a defended model.
@@ -128,6 +131,7 @@ def defend(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    extra: Examples | tuple[Images, Labels] | None = None,
     **recipe: Any,
 ) -> nn.Module:
     """Protects a model, and trains it if the defense needs training.
@@ -136,10 +140,10 @@ def defend(
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
         defense: The defense with its parameters, or its name on the command line. Parameters whose default depends on the data set's usual radius use that
             of ``examples``, or 8/255 if it is unknown.
-        examples: The training data: a split of a data set, which has a ``usual_eps``, or images and labels as two tensors
-            or arrays.
+        examples: The training data: a split of a data set, which has a ``usual_eps``, or images and labels as arrays.
         seed: Determines the initial weights and the training.
         device: The device to train on.
+        extra: Extra training data, in the same form, that take the fraction ``extra_fraction`` of each batch.
         **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``, or ``recipe="rice-2020"`` for a named recipe.
 
     Returns:
@@ -167,17 +171,16 @@ def defend(
     defense, recipe = _with_recipe(_resolved(defense), recipe, data)
     defense = defense.for_radius(_usual_radius(data))
     target = checked_device(device)
-    seed = checked_seed(seed)
-    usual = {"augmentations": getattr(data, "usual_augmentations", ())}
-    trainer = Trainer(data, Recipe.from_parameters({**usual, **recipe}, name="recipe"), seed=seed, device=target)
-    defense.require_labels(trainer.recipe, name=type(defense).__name__)
-    example = data.batch(torch.zeros(1, dtype=torch.int64))
+    more = None if extra is None else _as_extra(extra, data)
+    settings = _settings(recipe, defense, data, has_extra=more is not None)
+    trainer = Trainer(data, settings, seed=checked_seed(seed), device=target, extra=more)
+    example = _first(data).to(target)
     copied = copy.deepcopy(model).to(target)
     with frozen(copied), trainer.seeded("probe"):
-        labels = data.labels if isinstance(data, TensorExamples) else example[1]
-        require_classes(labels, checked_logits(copied, example[0].to(target)).shape[1])
+        classes = checked_logits(copied, example).shape[1]
+    _require_classes(classes, data, more)
     with trainer.seeded("weights"):
-        protected = defense.protect(copied, example[0].to(target))
+        protected = defense.protect(copied, example)
     if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()
@@ -235,6 +238,38 @@ def _as_examples(examples: object) -> Examples:
         else "give a split, or (images, labels)"
     )
     raise UserError(f"the examples are {_kind_of(examples)}: {advice}")
+
+
+def _first(examples: Examples) -> Tensor:
+    """The first image ``(1, C, H, W)``."""
+    return examples.batch(_ZERO)[0]
+
+
+def _as_extra(extra: object, examples: Examples) -> Examples:
+    """The extra examples that a user gave, which must have the shape of the others."""
+    checked = _as_examples(extra)
+    theirs, ours = (tuple(_first(part).shape[1:]) for part in (checked, examples))
+    if theirs != ours:
+        raise UserError(f"extra has images {theirs}, and the examples have {ours}: give images of the same shape")
+    return checked
+
+
+def _require_classes(classes: int, *parts: Examples | None) -> None:
+    """Checks the labels of examples: all of those in memory, else the first."""
+    for part in parts:
+        if part is not None:
+            require_classes(part.labels if isinstance(part, TensorExamples) else part.batch(_ZERO)[1], classes)
+
+
+def _settings(recipe: dict[str, Any], defense: Defense, examples: Examples, *, has_extra: bool) -> Recipe:
+    """The recipe for a defense, with what is usual for the examples where the user set nothing."""
+    if "pseudo_labels" in recipe:
+        raise UserError("pseudo_labels is for the command line: give extra with the labels, as (images, labels)")
+    usual = {"augmentations": getattr(examples, "usual_augmentations", ())}
+    given = {**usual, **recipe, **({"extra": "in memory"} if has_extra else {})}
+    settings = Recipe.from_parameters(given, name="recipe")
+    defense.require_labels(settings, name=type(defense).__name__)
+    return settings
 
 
 def _kind_of(value: object) -> str:

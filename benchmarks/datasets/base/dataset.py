@@ -46,6 +46,7 @@ class Dataset(ABC):
         shape: ``(C, H, W)`` of every image.
         class_names: The name of each class, in order; ``None`` if they are unknown.
         options: The options in its name.
+        missing_labels: What to tell a user who needs the labels of images without any; empty if there are labels.
         read_files: The files that its ``__init__`` has read; where one has changed, :func:`~.load.load_dataset` reads them again.
     """
 
@@ -63,6 +64,7 @@ class Dataset(ABC):
     shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None = None
     options: Mapping[str, str] = MappingProxyType({})
+    missing_labels: str = ""
     read_files: Sequence[Path] = ()
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:

@@ -14,7 +14,7 @@ from robustbench_cli.benchmarks.datasets.base.preprocessed import Preprocessed
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "load_unlabeled"]
 
 
 @checked_keywords
@@ -42,7 +42,31 @@ def load_dataset(name: str, *, data_dir: Path | str | None = None, **options: Un
         raise UserError(f"the data set is a {type(arguments[0]).__name__}: {hint}")
     if not isinstance(arguments[1], Path | str | None):
         raise UserError(f"data_dir is a {type(arguments[1]).__name__}: give the path of a folder")
-    key = with_options(name, options), None if data_dir is None else Path(data_dir).expanduser()
+    dataset = _load_once(with_options(name, options), data_dir)
+    if dataset.missing_labels:
+        raise UserError(dataset.missing_labels)
+    return dataset
+
+
+def load_unlabeled(name: str, *, data_dir: Path | None = None) -> Dataset:
+    """Loads a data set whose labels are not needed, and need not exist.
+
+    Args:
+        name: See :func:`load_dataset`.
+        data_dir: The folder of downloaded data sets; the user's cache folder by default.
+
+    Returns:
+        The data set. If it has no labels, each label is 0, and ``missing_labels`` says so.
+
+    Raises:
+        UserError: See :func:`load_dataset`.
+    """
+    return _load_once(with_options(name, {}), data_dir)
+
+
+def _load_once(name: str, data_dir: Path | str | None) -> Dataset:
+    """The data set of a name with its options, with or without labels."""
+    key = name, None if data_dir is None else Path(data_dir).expanduser()
     if key in _loaded:
         dataset, states = _loaded[key]
         if states == list(map(_state, dataset.read_files)):

@@ -34,7 +34,16 @@ class Preprocessed(Dataset):
         self.classes, self.classes_inferred = dataset.classes, dataset.classes_inferred
         self.class_names = dataset.class_names
         self.shape = preprocessing.shape(dataset.shape)
-        for name in ("paper", "epochs", "eps", "augmentations", "mirror_changes_class", "only_corrupted", "read_files"):
+        for name in (
+            "paper",
+            "epochs",
+            "eps",
+            "augmentations",
+            "mirror_changes_class",
+            "only_corrupted",
+            "missing_labels",
+            "read_files",
+        ):
             setattr(self, name, getattr(dataset, name))
 
     @property

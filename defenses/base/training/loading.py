@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.device_memory import may_stay
 
-__all__ = ["Examples", "InMemoryExamples", "Loader", "TensorExamples"]
+__all__ = ["Examples", "InMemoryExamples", "Loader", "TensorExamples", "joined_examples", "mixed_batches"]
 
 _GATHERED_BYTES = 2**24
 """The most bytes of images that are gathered in one call on a GPU: those of a few steps, or of one."""
@@ -63,6 +65,87 @@ class TensorExamples:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Examples`."""
         return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True)
+class _JoinedExamples:
+    """The examples of one data set, then those of another."""
+
+    first: Examples
+    second: Examples
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Examples`."""
+        of_second = indices >= len(self.first)
+        count = int(of_second.sum())
+        if count in (0, len(indices)):
+            return self.second.batch(indices - len(self.first)) if count else self.first.batch(indices)
+        parts = self.first.batch(indices[~of_second]), self.second.batch(indices[of_second] - len(self.first))
+        # Where the rows of the batch are in the two parts.
+        rows = of_second.to(torch.int8).argsort(stable=True).argsort()
+        images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
+        return images[rows], labels[rows]
+
+
+@dataclass(frozen=True)
+class _JoinedInMemory(_JoinedExamples):
+    """The same of examples that are held as tensors."""
+
+    first: InMemoryExamples
+    second: InMemoryExamples
+
+    @property
+    def nbytes(self) -> int:
+        """See :class:`InMemoryExamples`."""
+        return self.first.nbytes + self.second.nbytes
+
+    def to(self, device: torch.device) -> _JoinedInMemory:
+        """See :class:`InMemoryExamples`."""
+        return _JoinedInMemory(self.first.to(device), self.second.to(device))
+
+
+def joined_examples(first: Examples, second: Examples) -> Examples:
+    """The examples of one data set, then those of another, as one.
+
+    Args:
+        first: Has the indices from 0.
+        second: Has the indices that follow. Its images have the shape of the first's.
+    """
+    if isinstance(first, InMemoryExamples) and isinstance(second, InMemoryExamples):
+        return _JoinedInMemory(first, second)
+    return _JoinedExamples(first, second)
+
+
+def mixed_batches(
+    own: Tensor, extra: Tensor, *, fraction: float, batches: int, generator: torch.Generator
+) -> Sequence[Tensor]:
+    """The batches of an epoch of which extra examples take a fraction.
+
+    The epoch has as many examples as ``own`` alone. So it takes only a part of them, another one in each epoch.
+
+    Args:
+        own: The indices ``(n,)``, in the order of this epoch.
+        extra: The indices ``(m,)`` of the extra examples. Each is taken equally often, or once less.
+        fraction: The fraction of the extra examples in each batch, to one example.
+        batches: The number of batches; their sizes are nearly equal.
+        generator: Draws the extra examples and the order in each batch.
+
+    Returns:
+        Indices, of each batch.
+    """
+    sizes = [len(part) for part in own.tensor_split(batches)]
+    # Rounded over all batches so far: rounded in each, a small fraction of a small batch would always be 0.
+    ends = [round(fraction * end) for end in itertools.accumulate(sizes)]
+    added = [end - start for start, end in itertools.pairwise([0, *ends])]
+    rounds = math.ceil(sum(added) / len(extra))
+    order = torch.cat([extra[torch.randperm(len(extra), generator=generator)] for _ in range(max(rounds, 1))])
+    kept = [size - count for size, count in zip(sizes, added, strict=True)]
+    pairs = zip(own[: sum(kept)].split(kept), order[: sum(added)].split(added), strict=True)
+    # Shuffled, because each of several processes takes a range of a batch.
+    return [batch[torch.randperm(len(batch), generator=generator)] for batch in (torch.cat(pair) for pair in pairs)]
 
 
 class Loader:

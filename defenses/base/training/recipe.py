@@ -18,6 +18,9 @@ from robustbench_cli.defenses.base.training.decayed import split_by_decay
 
 __all__ = ["Recipe"]
 
+_SHARE_OF_EXTRA = 0.7
+"""The fraction of each batch that comes from the extra images, by default."""
+
 
 class Recipe(Settings):
     """The hyperparameters of a training.
@@ -90,6 +93,22 @@ class Recipe(Settings):
         description="augmentations of the training images, in order, such as crop,flip; see 'advdef list augmentations'; none: no "
         "augmentation; default: the data set's usual ones",
     )
+    extra: str | None = Field(
+        None,
+        description="data set of extra training images, such as npz:generated.npz: its training images, or all if it has no others",
+    )
+    extra_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="fraction of each batch that extra takes; an epoch has as many images as without it; default: 0.7, as for "
+        "generated images in Rebuffi et al. 2021 (arXiv 2103.01946) and Wang et al. 2023 (arXiv 2302.04638); 0.5 in Carmon et "
+        "al. 2019 (arXiv 1905.13736)",
+    )
+    pseudo_labels: str | None = Field(
+        None,
+        description="checkpoint whose predictions are the labels of extra, in the place of its own (Carmon et al. 2019)",
+    )
     precision: Literal["float32", "bf16"] = Field(
         "float32",
         description="arithmetic of the layers; bf16 is faster if the hardware supports it, and the weights stay float32",
@@ -134,6 +153,18 @@ class Recipe(Settings):
             raise ValueError("ema and swa_start are two averages: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _extra_is_given(self) -> Self:
+        for name in ("extra_fraction", "pseudo_labels"):
+            if self.extra is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for extra training images: give extra too, or leave it out")
+        return self
+
+    @property
+    def share_of_extra(self) -> float:
+        """The fraction of each batch that comes from the extra images; 0 if there are none."""
+        return 0 if self.extra is None else self.extra_fraction or _SHARE_OF_EXTRA
+
     @property
     def in_effect(self) -> dict[str, Any]:
         """The fields that have an effect, as JSON values.
@@ -141,12 +172,16 @@ class Recipe(Settings):
         A feature that is off adds no field. So a new feature leaves the keys of cached checkpoints as they are.
         """
         values = self.model_dump(mode="json")
+        values["extra_fraction"] = self.share_of_extra
         values["augmentations"] = describe_augmentations(self.augmentations or ())
         young = ("recipe", "nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
         unused = {
             **{name: values[name] == type(self).model_fields[name].default for name in young},
             "milestones": self.schedule != "multistep",
             "augmentations": not self.augmentations,
+            # The images and the labels count, not the names of their files.
+            **dict.fromkeys(("extra", "pseudo_labels"), True),
+            "extra_fraction": self.extra is None,
             "ema": self.ema == 0,
             "swa_start": self.swa_start is None,
             **dict.fromkeys(("held_out", "held_out_eps", "held_out_steps"), self.held_out == 0),

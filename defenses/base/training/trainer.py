@@ -32,7 +32,7 @@ from robustbench_cli.defenses.base.training.gradients import (
     gradients_of,
     smoothing_labels,
 )
-from robustbench_cli.defenses.base.training.loading import Examples, Loader
+from robustbench_cli.defenses.base.training.loading import Examples, Loader, joined_examples, mixed_batches
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.resume import (
@@ -109,6 +109,7 @@ class Trainer:
         recipe: The hyperparameters.
         seed: Determines the order of the examples and all draws, together with the network's name and the epoch.
         device: The device to train on. Of several processes on GPUs each has its own.
+        extra: Further training examples, if the recipe has ``extra``. They take a fraction of each batch.
         progress: Called after each epoch, when the file ``resume`` is already written.
         resume: A file that stores the state after each epoch. The next ``Trainer`` with this file resumes the training
             and ends, on a CPU, with exactly the same weights. Delete the file when all networks are trained.
@@ -132,6 +133,7 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
+        extra: Examples | None = None,
         progress: Callable[[TrainingProgress], None] = lambda _: None,
         resume: Path | None = None,
     ) -> None:
@@ -139,7 +141,9 @@ class Trainer:
         self.recipe = recipe
         self.seed = seed
         self.device = device
-        self._loader = Loader(examples, device)
+        assert (recipe.extra is None) == (extra is None)
+        self._extra_indices = torch.arange(len(extra or ())) + len(examples)
+        self._loader = Loader(examples if extra is None else joined_examples(examples, extra), device)
         self._augmentations = build_augmentations(recipe.augmentations or ())
         self._progress = progress
         self._resume = resume
@@ -437,8 +441,17 @@ class Trainer:
 
     def _batches(self, seed: int) -> Sequence[Tensor]:
         """The batches of indices of an epoch, in an order that the seed determines."""
-        order = torch.randperm(len(self.train_indices), generator=torch.Generator().manual_seed(seed))
-        return self.train_indices[order].tensor_split(self._batches_per_epoch)
+        generator = torch.Generator().manual_seed(seed)
+        own = self.train_indices[torch.randperm(len(self.train_indices), generator=generator)]
+        if not len(self._extra_indices):
+            return own.tensor_split(self._batches_per_epoch)
+        return mixed_batches(
+            own,
+            self._extra_indices,
+            fraction=self.recipe.share_of_extra,
+            batches=self._batches_per_epoch,
+            generator=generator,
+        )
 
     @property
     def _batches_per_epoch(self) -> int:
@@ -528,7 +541,7 @@ class Trainer:
         return {
             "recipe": self.recipe.model_dump_json(),
             "seed": str(self.seed),
-            "number of examples": str(len(self.examples)),
+            "number of examples": str(len(self.examples) + len(self._extra_indices)),
             "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         }
 

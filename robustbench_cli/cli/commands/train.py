@@ -11,7 +11,7 @@ import click
 from robustbench_cli.cli import console
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import Common, command, computing_options, option, training_settings
-from robustbench_cli.cli.param_types import Setting
+from robustbench_cli.cli.param_types import NameOf, Setting
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
 
@@ -26,6 +26,20 @@ __all__ = ["train"]
 @command("train", in_processes=True)
 @model_options(checkpoints=False, checkpoint_help="Start from the model in this file.")
 @training_settings
+@option(
+    "--extra",
+    metavar="NAME",
+    group="Data",
+    type=NameOf("dataset"),
+    help="Extra training images, such as npz:generated.npz; 0.7 of each batch, or train.extra_fraction.",
+)
+@option(
+    "--pseudo-labels",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    group="Data",
+    help="Checkpoint that labels the extra images, in the place of their own labels.",
+)
 @option(
     "-o",
     "--output",
@@ -51,6 +65,8 @@ def train(
     common: Common,
     args: ModelArgs,
     settings: tuple[Setting, ...],
+    extra: str | None,
+    pseudo_labels: str | None,
     output: Path,
     seconds: float | None,
     passes: int | None,
@@ -72,6 +88,7 @@ def train(
         raise UserError(f"-o {output} is the checkpoint that the training starts from: give another file")
     given = distribute(settings, args.settable())
     _require_one_length(args, given, seconds, passes)
+    _set_extra(given["train"], extra=extra, pseudo_labels=pseudo_labels)
     config = SuiteConfig.from_options(**args.suite_options(given))
     with console.progress() as progress:
         (model,) = plan_models(config, cache_for=cache_for(common, progress), seed=common.seed)
@@ -153,3 +170,19 @@ def _within(
     length = f"--seconds {budget['seconds']:g}" if budget["passes"] is None else f"--passes {budget['passes']}"
     console.note(f"{length}: {choice.label}")
     return chosen
+
+
+def _set_extra(recipe: dict[str, Any], **options: str | None) -> None:
+    """Adds ``--extra`` and ``--pseudo-labels`` to the parameters of ``--set train``.
+
+    Args:
+        recipe: The parameters; changed in place.
+        **options: The options by parameter; ``None`` where one is not given.
+
+    Raises:
+        UserError: A parameter is given in both ways, and differently.
+    """
+    for key, value in options.items():
+        if value is not None and recipe.setdefault(key, value) != value:
+            option_name = f"--{key.replace('_', '-')}"
+            raise UserError(f"{option_name} {value} and --set train.{key}={recipe[key]} differ: leave one out")

@@ -265,5 +265,5 @@ def test_a_radius_that_cannot_be(cache: MakeCache, tmp_path: Path, monkeypatch: 
     """A data set whose radius no attack can have is refused in a line that names the parameter."""
     (tmp_path / "far.py").write_text(RADIUS.replace("1/4", "8"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^pgd-at.eps is 8.0: input should be less than or equal to 1$"):
+    with pytest.raises(UserError, match=r"^pgd-at: eps is 8: give at most 1 in linf"):
         cache("far.py:Loud").training(defenses=(method_spec(defenses, "pgd-at", {}).spec,))

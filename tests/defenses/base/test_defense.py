@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -188,3 +189,24 @@ def test_a_named_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert defense.steps == 3
     with pytest.raises(UserError, match="unknown recipe 'pang': did you mean 'pang-2021'"):
         defend(network(), PGDAT(), (IMAGES, LABELS), recipe="pang")
+
+
+def test_extra_examples(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """They take their fraction of each batch. Another shape, a label of no class and pseudo-labels are refused."""
+    train, _ = digits
+    images = train.images[:60]
+    extra = 1 - images, torch.full((60,), 9)
+    plain, mixed = (
+        defend(normed(), "none", (images, torch.zeros(60, dtype=torch.int64)), epochs=20, batch_size=20, **options)
+        for options in ({}, {"extra": extra, "extra_fraction": 0.5})
+    )
+    assert (plain(extra[0]).argmax(1) == 0).all()
+    assert (mixed(extra[0]).argmax(1) == 9).float().mean() > 0.9
+    for options, message in (
+        ({"extra": (images[:, :, 1:], extra[1])}, r"extra has images \(1, 7, 8\), and the examples have \(1, 8, 8\)"),
+        ({"extra": (images, extra[1] + 1)}, "10"),
+        ({"extra_fraction": 0.5}, "recipe: extra_fraction is for extra training images: give extra too"),
+        ({"extra": extra, "pseudo_labels": "a.safetensors"}, "pseudo_labels is for the command line"),
+    ):
+        with pytest.raises(UserError, match=message):
+            defend(normed(), "none", (images, extra[1]), epochs=1, **options)

@@ -54,6 +54,6 @@ class Gowal2020(NamedRecipe):
             "the authors' attack takes steps of Adam from a uniform start in the ball; here it takes signed steps, as the PyTorch "
             "version named above does, and starts beside the image"
         ),
-        "70 % of their batches are extra images, whose labels alone are smoothed by 0.1; the recipe itself adds no images",
+        "70 % of their batches are extra images, whose labels alone are smoothed by 0.1; the recipe itself adds none: --extra does",
         "the running mean has the batch statistics' mean too; theirs takes the current statistics",
     )

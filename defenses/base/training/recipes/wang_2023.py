@@ -54,7 +54,7 @@ class Wang2023(NamedRecipe):
         ),
     }
     departures: ClassVar = (
-        "70 % of the authors' batches are generated images (--unsup-fraction 0.7); the recipe itself adds no images",
+        "70 % of the authors' batches are generated images (--unsup-fraction 0.7); the recipe itself adds none: --extra does",
         "their attack starts uniformly in the ball; here it starts beside the image, as TRADES does",
         "their running mean starts after the warm-up and takes the current batch statistics",
         (

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
-from robustbench_cli.defenses.base.training.loading import Examples, InMemoryExamples, Loader, TensorExamples
+from robustbench_cli.defenses.base.training.loading import (
+    Examples,
+    InMemoryExamples,
+    Loader,
+    TensorExamples,
+    joined_examples,
+    mixed_batches,
+)
 
 CPU = torch.device("cpu")
 
@@ -80,3 +89,42 @@ def test_which_examples_can_move() -> None:
     assert floats.nbytes == 4 * 4 * 4 + 4 * 8
     assert floats.to(torch.device("meta")).images.device.type == "meta"
     assert not isinstance(Streamed(split), InMemoryExamples)
+
+
+@pytest.mark.parametrize("wrap", [lambda examples: examples, Streamed], ids=["in-memory", "streamed"])
+def test_joined_examples(wrap: Any) -> None:
+    """They equal the examples of one tensor with the rows of both, for any order of the indices, on one side or on both."""
+    first, second = in_bytes(10), in_bytes(17)
+    joined = joined_examples(first, wrap(second))
+    images = torch.cat([first.images(torch.arange(10)), second.images(torch.arange(17))])
+    labels = torch.cat([first.labels, second.labels])
+    assert len(joined) == 27
+    for indices in (torch.randperm(27), torch.arange(10).flip(0), torch.tensor([26, 10, 11])):
+        loaded = joined.batch(indices)
+        assert torch.equal(loaded[0], images[indices])
+        assert torch.equal(loaded[1], labels[indices])
+    if isinstance(joined, InMemoryExamples):
+        assert joined.nbytes == first.nbytes + second.nbytes
+        assert joined.to(CPU).batch(torch.tensor([12]))[1] == 2
+    assert isinstance(joined, InMemoryExamples) == (wrap is not Streamed)
+
+
+@pytest.mark.parametrize(("number", "fraction", "batches"), [(500, 0.7, 8), (7, 0.5, 3), (40, 0.01, 20)])
+def test_mixed_batches(number: int, fraction: float, batches: int) -> None:
+    """Each batch has its share of extra examples. None comes twice before all came once, and epochs take different ones."""
+    own, extra = torch.arange(100), 100 + torch.arange(number)
+    epochs = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        order = own[torch.randperm(100, generator=generator)]
+        epoch = mixed_batches(order, extra, fraction=fraction, batches=batches, generator=generator)
+        sizes = [len(part) for part in own.tensor_split(batches)]
+        assert [len(batch) for batch in epoch] == sizes
+        added = [int((batch >= 100).sum()) for batch in epoch]
+        assert all(abs(count - fraction * size) <= 1 for count, size in zip(added, sizes, strict=True))
+        assert sum(added) == round(fraction * 100)
+        counts = torch.cat(tuple(epoch)).bincount(minlength=100 + number)
+        assert counts[:100].max() <= 1
+        assert counts[100:].max() - counts[100:].min() <= 1
+        epochs.append(torch.cat(tuple(epoch)))
+    assert not torch.equal(epochs[0].sort().values, epochs[1].sort().values)
