@@ -68,7 +68,8 @@ def in_processes(
                 # With this end open here, a process that dies would not close the connection.
                 theirs.close()
                 running[ours] = process, argument
-            for connection in wait(list(running), min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT)):
+            ready = wait(list(running), min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))
+            for connection in [connection for connection in running if connection in ready]:
                 process, argument = running.pop(connection)
                 result: R | Failed | None = None
                 with suppress(EOFError), connection:

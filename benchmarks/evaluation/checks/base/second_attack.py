@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
@@ -89,16 +89,20 @@ def second_attack(
             {"robust_accuracy_second": after.accuracy, "robust_accuracy": before.accuracy},
         )
     rows = torch.from_numpy(right.all(axis=0)).nonzero()[: probe.second_attack_images, 0]
-    broken, names = ~scored(probe.evaluate(attack, rows).outcomes).right.all(axis=0), probe.baseline_name
+    broken, names = _broken(probe, attack, rows), probe.baseline_name
     if restarted is not None and _breaks_more(broken, allowed):
-        left = scored(probe.evaluate(restarted, rows).outcomes).right.all(axis=0)
-        broken, names = broken[left], f"{names} and an attack with restarts"
+        broken, names = broken[~_broken(probe, restarted, rows)], f"{names} and an attack with restarts"
     if not _breaks_more(broken, allowed):
         return None
     return Stronger(
         f"breaks {broken.sum()} of {len(broken)} images that {names} left",
         {"broken": int(broken.sum()), "left": len(broken)},
     )
+
+
+def _broken(probe: ModelProbe, attack: Attack, rows: Tensor) -> NDArray[np.bool_]:
+    """``(n,)``, which images an attack breaks on a deterministic model."""
+    return np.asarray(~scored(probe.evaluate(attack, rows).outcomes).right.all(axis=0))
 
 
 def _breaks_more(broken: NDArray[np.bool_], allowed: float) -> bool:
