@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, TradeOffPoint
 from robustbench_cli.benchmarks.reports.html import svg
+from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import Axis
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "accuracy_bar",
     "doubt_mark",
     "interval_text",
+    "learning_chart",
     "legend_mark",
     "radius_chart",
     "score_bar",
@@ -238,6 +240,28 @@ def radius_chart(number: str, curves: Sequence[RadiusCurve], *, among: Sequence[
     ]
     title = f"Robust accuracy against the radius in {curves[0].norm}, {curves[0].setting}"
     return svg.drawing(number, title, "; ".join(described), (_WIDTH, _HEIGHT), children)
+
+
+def learning_chart(number: str, curve: LearningCurve) -> Markup:
+    """Accuracies after each epoch of a training; each of :data:`MEASURED` is a series.
+
+    Args:
+        number: Different for each picture of a page.
+        curve: The training.
+    """
+    epochs = [int(point["epoch"]) for point in curve.points]
+    x, y = Axis((min(epochs), max(epochs)), (_LEFT, _RIGHT)), Axis((0, 1), (_BOTTOM, _TOP + 8))
+    marks = [(float(epoch), str(epoch)) for epoch in epochs]
+    series = [[(x(point["epoch"]), y(point[name])) for point in curve.points if name in point] for name in MEASURED]
+    children = [
+        *_percent_axes((x, marks, "epoch"), (y, (0, 0.25, 0.5, 0.75, 1), "accuracy in %")),
+        *(svg.path(places, f"curve s{index}") for index, places in enumerate(series) if places),
+    ]
+    last = ", ".join(
+        f"{words} {100 * curve.points[-1][name]:.1f} %" for name, words in MEASURED.items() if name in curve.points[-1]
+    )
+    title = f"Accuracy after each epoch, {svg.shortened(curve.label)}"
+    return svg.drawing(number, title, f"{len(epochs)} epochs; after the last one: {last}", (_WIDTH, _HEIGHT), children)
 
 
 def _places(curve: RadiusCurve, x: Axis, y: Axis) -> list[tuple[float, float]]:

@@ -26,6 +26,7 @@ from robustbench_cli.benchmarks.reports.html import charts
 from robustbench_cli.benchmarks.reports.html.answers import Answer, answers
 from robustbench_cli.benchmarks.reports.html.content import PageContent
 from robustbench_cli.benchmarks.reports.html.gallery import Gallery, galleries
+from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve, learning_curves
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 from robustbench_cli.benchmarks.reports.html.tables import (
     Field,
@@ -34,6 +35,7 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     cost_table,
     curve_table,
     findings_table,
+    learning_table,
     number,
     percent,
     picture,
@@ -167,6 +169,32 @@ class _Page:
     def curve_table(self) -> Table:
         """The figures of all curves."""
         return curve_table(list(itertools.chain.from_iterable(self._curves)))
+
+    @cached_property
+    def _learning_curves(self) -> list[LearningCurve]:
+        """The learning curves of the checkpoints behind the rows."""
+        return learning_curves(self._shown_results)
+
+    @cached_property
+    def learning(self) -> list[_Panel]:
+        """A chart for each training."""
+        return [
+            _Panel(
+                drawing=charts.learning_chart(self._number(), curve),
+                title=shortened(curve.label),
+                legend=[
+                    (charts.legend_mark(index), words)
+                    for index, (name, words) in enumerate(MEASURED.items())
+                    if name in curve.points[0]
+                ],
+            )
+            for curve in self._learning_curves[:_MOST_CHARTS]
+        ]
+
+    @property
+    def learning_table(self) -> Table:
+        """The figures of all learning curves."""
+        return learning_table(self._learning_curves)
 
     def _under_threats(self) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
         """The rows of attacks under each threat, with the labels of their models."""

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names
 from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, model_labels
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
+from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.readable import readable
@@ -24,6 +25,7 @@ __all__ = [
     "cost_table",
     "curve_table",
     "findings_table",
+    "learning_table",
     "number",
     "percent",
     "picture",
@@ -176,6 +178,25 @@ def curve_table(curves: Sequence[RadiusCurve]) -> Table:
     ]
     headers = [("model", False), ("data", False), ("radius", False), ("robust %", True), ("attack", False)]
     return Table(caption="Robust accuracy at each radius", headers=headers, rows=rows)
+
+
+def learning_table(curves: Sequence[LearningCurve]) -> Table:
+    """The figures of learning curves.
+
+    Args:
+        curves: The curves.
+    """
+    rows = [
+        [
+            Field(shortened(curve.label)),
+            number(point["epoch"]),
+            *(percent(point.get(name)) for name in MEASURED),
+        ]
+        for curve in curves
+        for point in curve.points
+    ]
+    headers = [("training", False), ("epoch", True), *((f"{words} %", True) for words in MEASURED.values())]
+    return Table(caption="Accuracy after each epoch", headers=headers, rows=rows)
 
 
 def accuracy(estimate: Estimate) -> Field:
