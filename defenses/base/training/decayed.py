@@ -36,8 +36,8 @@ def split_by_decay(
     """
     norms: set[nn.Parameter] = set()
     for module in network.modules():
-        if hasattr(module, "norm_parameters"):
-            norms.update(module.norm_parameters())
+        if callable(own := getattr(module, "norm_parameters", None)):
+            norms.update(own())
         elif is_norm(module):
             norms.update(module.parameters(recurse=False))
     parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])

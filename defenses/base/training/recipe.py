@@ -255,7 +255,9 @@ class Recipe(Settings):
             network: The network.
         """
         decayed, others = split_by_decay(network, self.decayed)
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}] if others else [{"params": decayed}]
+        groups: list[dict[str, Any]] = [{"params": decayed}]
+        if others:
+            groups.append({"params": others, "weight_decay": 0.0})
         if self.optimizer == "adam":
             return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(

@@ -92,7 +92,7 @@ def _recipe_facts(entry: dict[str, Any]) -> dict[str, Any]:
     """The lines of a recipe's card."""
     if entry["kind"] != "recipe":
         return {}
-    lines = {key: entry[key] for key in ("code", "defenses", "datasets") if key in entry}
+    lines: dict[str, Any] = {key: entry[key] for key in ("code", "defenses", "datasets") if key in entry}
     if entry.get("departures"):
         lines["departures"] = "; ".join(entry["departures"])
     return lines | {"written": f"--recipe {entry['name']}"}
