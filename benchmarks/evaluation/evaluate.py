@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -351,14 +352,28 @@ def _prepared(
         if fresh is not None:
             # The copy gets the model's memory layout, on which its draws depend, without a query.
             fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
+        answers = _answers_to(context, probe, layouts[model], size, precision)
         probe = probe.to(device)
         classes = _checked_classes(model, probe, labels, size)
-        attacked = measured = MeasuredModel(model, probe, size)
+        attacked = measured = MeasuredModel(model, probe, size, answers=answers)
         if followed is not model:
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
         setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
         yield _search(setup, fresh, DeviceImages(images, device), labels, context)
+
+
+def _answers_to(
+    context: RunContext, probe: Tensor, layout: torch.memory_format, size: BatchSize, precision: Precision
+) -> dict[Hashable, Any]:
+    """What equal models were found to be by the same questions: on these images, this device and this way of passing them."""
+    if context.answers is None:
+        return {}
+    images = hashlib.sha256(probe.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    answers: dict[Hashable, Any] = context.answers.setdefault(
+        (images, str(context.device), layout, size.rows, precision), {}
+    )
+    return answers
 
 
 def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -394,6 +394,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             earlier=None if job.previous is None else _outcomes_of(job.previous),
             partial_results=_partial_results(job, attack),
             allow_no_gradients=job.allow_no_gradients,
+            answers=_answers(job.checkpoint, json.dumps(job.loading), job.cell.checkpoint),
             progress=progress,
         ),
     }
@@ -531,6 +532,12 @@ def _model(job: Job) -> nn.Module:
 def _loaded(checkpoint: Path, loading: str, identity: str) -> nn.Module:
     """A defended model that answers no query; the latest one stays loaded."""
     return load_defended_model(checkpoint, json.loads(loading), identity)
+
+
+@lru_cache(maxsize=1)
+def _answers(checkpoint: Path, loading: str, identity: str) -> dict[Hashable, Any]:
+    """What the evaluations of a defended model, of which each has a copy of its own, have measured of it."""
+    return {}
 
 
 def _reason(error: BaseException) -> str:

@@ -348,7 +348,8 @@ class GradientSource(ABC):
             The list of the gradients so far. Each replay must be followed by :meth:`count_replay`.
         """
         assert self.graphs is not None, "no graph can repeat the passes of this source"
-        self._recorded = queries = []
+        queries: list[RecordedQuery] = []
+        self._recorded = queries
         try:
             with self.graphs.paused():
                 yield queries

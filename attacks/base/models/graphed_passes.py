@@ -8,6 +8,7 @@ semantics, whose rules this module follows: warm-up on another stream, one memor
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ Pass = Callable[[Tensor], Tensor]
 
 _EAGER_PASSES = 3
 """Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs three passes."""
+
+_HARDLY_LONGER = 1.25
+"""The GPU finishes the last operation of a pass a little after its launch."""
 
 _LOGITS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-2, 5e-2
 """The largest relative difference (l2) between a graph's result and the model's own: cuDNN may choose other algorithms."""
@@ -69,8 +73,8 @@ class GraphedPasses:
     """A deterministic model's passes on a GPU, as CUDA graphs where the launches take most of the time.
 
     Batches of all sizes up to the next power of two share a graph: they are padded, which costs nothing while the GPU
-    waits for launches. The first passes of each kind run as usual. If the GPU has finished all earlier work before the last
-    of them is launched, it waits for launches: the graph is recorded at the next pass, and compared with the model's own
+    waits for launches. The first passes of each kind run as usual. If the last of them takes the GPU no longer than its
+    launches take the host, the GPU waits for launches: the graph is recorded at a later pass, and compared with the model's own
     results. Otherwise a graph would save nothing (measured on an H200), and none is recorded.
 
     A model that synchronizes, or whose graph gives other results, runs as usual; a warning says so once. On a CPU
@@ -86,6 +90,7 @@ class GraphedPasses:
         self._name = name
         self._seen: Counter[_Kind] = Counter()
         self._graphs: dict[_Kind, _Graph | None] = {}
+        self._observed: dict[_Kind, _Observation] = {}
         self._usable = True
         self._paused = False
 
@@ -113,20 +118,15 @@ class GraphedPasses:
         kind = _Kind.of(rows)
         self._seen[kind] += 1
         if self._seen[kind] == _EAGER_PASSES:
-            return self._observed(kind, rows)
-        if self._seen[kind] > _EAGER_PASSES and kind not in self._graphs:
-            self._graphs[kind] = self._recorded(kind, rows.detach())
+            self._observed[kind] = observation = _Observation()
+            logits = self._eager(rows)
+            observation.end()
+            return logits
+        if kind in self._observed and self._observed[kind].has_ended():
+            waits = self._observed.pop(kind).waits_for_launches()
+            self._graphs[kind] = self._recorded(kind, rows.detach()) if waits else None
         graph = self._graphs.get(kind)
         return self._eager(rows) if graph is None else graph(rows)
-
-    def _observed(self, kind: _Kind, rows: Tensor) -> Tensor:
-        """A pass as usual, which excludes its kind if the GPU is still busy with earlier work once it is launched."""
-        earlier = torch.cuda.Event()
-        earlier.record()
-        logits = self._eager(rows)
-        if not earlier.query():
-            self._graphs[kind] = None
-        return logits
 
     def _eager(self, rows: Tensor) -> Tensor:
         try:
@@ -187,6 +187,28 @@ def _is_close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Whether two tensors agree in the l2 norm; entries that are not finite count as 0."""
     values, expected = (tensor.nan_to_num(0, 0, 0).double() for tensor in (values, expected))
     return bool((values - expected).norm() <= tolerance * expected.norm())
+
+
+class _Observation:
+    """The times of a pass on the host and on the GPU, which may have earlier work to finish before it."""
+
+    def __init__(self) -> None:
+        self._first, self._last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._first.record()
+        self._host = -time.perf_counter()
+
+    def end(self) -> None:
+        """Ends the pass, whose operations are launched."""
+        self._host += time.perf_counter()
+        self._last.record()
+
+    def has_ended(self) -> bool:
+        """Whether the GPU has finished the pass."""
+        return self._last.query()
+
+    def waits_for_launches(self) -> bool:
+        """Whether the GPU took hardly longer than the host; once it has finished."""
+        return self._first.elapsed_time(self._last) <= 1e3 * _HARDLY_LONGER * self._host
 
 
 class _Graph:

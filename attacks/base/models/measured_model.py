@@ -37,28 +37,38 @@ class MeasuredModel:
         images: ``(N, C, H, W)`` in [0, 1], N >= 1, for the measurements; the first eight are used.
         size: The batch size, shared with the gradient sources.
         known: What has been measured, by the name of the measurement and its parameters.
+        answers: What was measured of equal models that were asked as this one: the same images, device, layout and batch size. It is
+            used and extended for deterministic models.
     """
 
     model: nn.Module
     images: Tensor
     size: BatchSize = field(default_factory=BatchSize)
     known: dict[Hashable, Any] = field(default_factory=dict)
+    answers: dict[Hashable, Any] = field(default_factory=dict)
 
-    def once(self, key: Hashable, measure: Callable[[], Value]) -> Value:
+    def once(self, key: Hashable, measure: Callable[[], Value], *, at_start: bool = False) -> Value:
         """A measurement, which is made at its first use.
 
         Args:
             key: Its name and its parameters.
             measure: Makes it.
+            at_start: Whether it is made before an attack, so that equal models give the same answer; see :attr:`answers`.
         """
         if key not in self.known:
-            self.known[key] = measure()
+            if at_start and key in self.answers:
+                self.known[key] = self.answers[key]
+            else:
+                self.known[key] = measure()
+                # A randomized model's answers belong to its own draws.
+                if at_start and self.known.get("randomized") is False:
+                    self.answers[key] = self.known[key]
         return cast("Value", self.known[key])
 
     @property
     def randomized(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.is_randomized`."""
-        return self.once("randomized", lambda: is_randomized(self.model, self.images, size=self.size))
+        return self.once("randomized", lambda: is_randomized(self.model, self.images, size=self.size), at_start=True)
 
     @property
     def row_draws(self) -> RowDraws | None:
@@ -97,6 +107,7 @@ class MeasuredModel:
         return self.once(
             "cut_at_edges",
             lambda: cut_at_edges(self.model, self.images, size=self.size, randomized=self.randomized),
+            at_start=True,
         )
 
     @property
@@ -169,5 +180,5 @@ class MeasuredModel:
         if precision != "bf16":
             # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.
             key = ("noise", draws, precision, seed if draws == "frozen" else None)
-            source.noise = lambda: self.once(key, lambda: noise_of(source, self.images))
+            source.noise = lambda: self.once(key, lambda: noise_of(source, self.images), at_start=True)
         return source

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -105,3 +106,28 @@ def test_a_cut_of_the_input_hides_no_gradient(upper: float | None, columns: int)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(logits[0], network(images), rtol=0, atol=1e-4)
     assert not MeasuredModel(network, images).cut_at_edges
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_an_equal_model_is_not_asked_again(noisy: bool) -> None:
+    """Whether it draws, its noise and its edges are known from the first model; a randomized model is measured each time."""
+    passes: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            passes.append(len(images))
+            logits = images.flatten(1)
+            return logits + torch.rand_like(logits) if noisy else logits
+
+    images, counts, noises = torch.rand(4, 1, 2, 2), [], []
+    answers: dict[Hashable, Any] = {}
+    for _ in range(2):
+        source = MeasuredModel(Counting(), images, answers=answers).source("auto")
+        assert source.noise is not None
+        noises.append(source.noise())
+        source.gradient(images, torch.zeros(4, dtype=torch.int64), margin)
+        counts.append(len(passes))
+        passes.clear()
+    assert noises[0] == noises[1]
+    assert counts[1] == (counts[0] if noisy else 1)
+    assert bool(answers) is not noisy
