@@ -42,6 +42,9 @@ __all__ = ["PARTS", "Row", "Sizes", "timed"]
 
 PLAIN = "plain loop"
 
+FIRST = f"{OURS}, first cell"
+"""Ours with the measurements of the model, which the first evaluation of a model in a process makes."""
+
 COMPILED = "torch.compile"
 """The plain loop with a network that ``torch.compile(mode="reduce-overhead")`` has made."""
 
@@ -174,6 +177,7 @@ def beside(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget) 
     return {
         PLAIN: lambda: plain_pgd(model, images, labels, budget),
         OURS: partial(our_pgd, model, images, labels, budget, "tf32", {}),
+        FIRST: lambda: our_pgd(model, images, labels, budget, "tf32", {}),
         **{name: theirs(library) for name, library in other_libraries("pgd").items()},
     }
 

@@ -45,7 +45,7 @@ def test_the_plain_loop_and_ours_solve_the_same_problem() -> None:
     step = 0.1 * (model[1].weight[1 - labels[0]] - model[1].weight[labels[0]]).sign().view(1, 3, 3)
     for perturbed in (
         plain_pgd(model, images, labels, budget),
-        our_pgd(model, images, labels, budget, "float32"),
+        our_pgd(model, images, labels, budget, "float32", {}),
     ):
         torch.testing.assert_close(perturbed, images + step)
 
