@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, i
 
 __all__ = ["Outcomes", "most_votes", "summarize", "worst_case"]
 
-Integers = NDArray[np.integer[Any]]
+Integers = NDArray[np.int64]
 
 _DIMENSIONS = {
     "clean_survival": 1,
@@ -246,7 +246,7 @@ class Outcomes:
         for name, array in arrays.items():
             record[name] = array
         buffer = io.BytesIO()
-        np.savez(buffer, **{_RECORD: record})
+        np.savez(buffer, outcomes=record)
         return buffer.getvalue()
 
     @classmethod

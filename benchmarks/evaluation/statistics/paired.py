@@ -176,7 +176,7 @@ def _sign_test(wins: int, losses: int) -> float:
     for number in range(min(wins, losses)):
         term = term * (wins + losses - number) // (number + 1)
         total += term
-    return min(1.0, 2 * total / 2 ** (wins + losses))
+    return min(1.0, 2 * total / (1 << (wins + losses)))
 
 
 def _holds_zero(first: ScoredDraws, second: ScoredDraws, p_value: float) -> bool:
