@@ -14,7 +14,7 @@ import torch
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, unbroken
-from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead, training_overhead
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
 from robustbench_cli.benchmarks.comparison.exact_networks import compare_exact
 from robustbench_cli.benchmarks.comparison.gallery.confusion import GalleryRun, run_gallery
@@ -199,6 +199,14 @@ def compare_costs(*, images: int, turns: int) -> None:
             certify_overhead(model, images=10, turns=turns),
         )
         for model in ("small-cnn", "paper-cnn")
+    ]
+    ratios += [
+        (
+            f"pgd-at, {steps} steps, an epoch of 1,280 images, with crop and flip",
+            "a bare loop without augmentation",
+            training_overhead("small-cnn", steps=steps, batches=10, augmentations=("crop", "flip"), turns=turns),
+        )
+        for steps in (3, 10)
     ]
     rows = [(name, baseline, str(value)) for name, baseline, value in ratios]
     print(f"\n{markdown(('cost of', 'over', 'ratio'), rows)}")

@@ -21,12 +21,17 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
+from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
 from robustbench_cli.benchmarks.devices import automatic_batch_size, limit_threads
 from robustbench_cli.benchmarks.models.base.build import build_model
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.hrs import hrs
+from robustbench_cli.defenses.pgd_at import PGDAT
 
-__all__ = ["certify_overhead", "hrs_forward", "pgd_overhead"]
+__all__ = ["certify_overhead", "hrs_forward", "pgd_overhead", "training_overhead"]
 
+BATCH = 128
 SHAPE = (1, 28, 28)
 STEPS = 40
 
@@ -81,6 +86,48 @@ def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
     with torch.no_grad():
         seconds = in_turn({"hrs": lambda: switching(images), "base": lambda: base(images)}, turns=turns)
     return ratio(seconds["hrs"], seconds["base"])
+
+
+def training_overhead(model: str, *, steps: int, batches: int, augmentations: tuple[str, ...], turns: int) -> Ratio:
+    """The time of an epoch of adversarial training, over that of a bare loop with the same passes and the same optimizer.
+
+    The images are in uint8 and are augmented by us only.
+
+    Args:
+        model: The name of a network; it gets random weights.
+        steps: Steps of the attack.
+        batches: Batches in the epoch, of 128 images.
+        augmentations: The augmentations of our training.
+        turns: Timed runs of both.
+    """
+    limit_threads(SHAPE)
+    pixels = torch.randint(256, (batches * BATCH, *SHAPE), dtype=torch.uint8)
+    labels = torch.arange(len(pixels)) % 10
+    network = build_model(model, shape=SHAPE, classes=10).to(memory_format=torch.channels_last)
+    recipe = Recipe(epochs=1, batch_size=BATCH, augmentations=augmentations)
+    defense = PGDAT(eps=0.1, steps=steps)
+    optimizer = recipe.build_optimizer(network)
+
+    def ours() -> None:
+        defense.fit(network, Trainer(TensorSplit(pixels, labels), recipe, seed=0, device=torch.device("cpu")))
+
+    def bare() -> None:
+        for x, y in zip((pixels / 255).split(BATCH), labels.split(BATCH), strict=True):
+            images = x.contiguous(memory_format=torch.channels_last)
+            low, high = (images - 0.1).clamp_min(0), (images + 0.1).clamp_max(1)
+            iterates = images + torch.empty_like(images).uniform_(-0.1, 0.1)
+            with frozen(network):
+                for _ in range(steps):
+                    leaf = iterates.clamp(low, high).detach().requires_grad_()
+                    (gradient,) = torch.autograd.grad(functional.cross_entropy(network(leaf), y), leaf)
+                    iterates = leaf.detach() + 0.25 / steps * gradient.sign()
+            network.train()
+            optimizer.zero_grad()
+            functional.cross_entropy(network(iterates.clamp(low, high)), y).backward()
+            optimizer.step()
+
+    seconds = in_turn({"ours": ours, "bare": bare}, turns=turns)
+    return ratio(seconds["ours"], seconds["bare"])
 
 
 def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: int) -> Ratio:

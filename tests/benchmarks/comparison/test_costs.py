@@ -10,7 +10,14 @@ from torch import nn
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison import costs
-from robustbench_cli.benchmarks.comparison.costs import STEPS, certify_overhead, hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.costs import (
+    BATCH,
+    STEPS,
+    certify_overhead,
+    hrs_forward,
+    pgd_overhead,
+    training_overhead,
+)
 from robustbench_cli.benchmarks.comparison.models import ImageSet
 
 
@@ -68,3 +75,11 @@ def test_certifying_is_compared_with_as_many_passes(rows: Counter[str]) -> None:
     assert expected == 2 * 128
     assert rows["passes"] == expected
     assert expected < rows["ours"] < expected + 64
+
+
+def test_training_is_compared_with_as_many_passes(rows: Counter[str]) -> None:
+    """An epoch takes steps + 1 passes of each image on both sides; the training tries the memory layout on two more."""
+    ratio = training_overhead("small-cnn", steps=2, batches=2, augmentations=("crop", "flip"), turns=1)
+    assert ratio.middle == 1.5
+    assert rows["bare"] == 3 * 2 * BATCH
+    assert rows["bare"] <= rows["ours"] <= rows["bare"] + 2
