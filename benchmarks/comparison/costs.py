@@ -104,7 +104,7 @@ def training_overhead(model: str, *, steps: int, batches: int, augmentations: tu
     pixels = torch.randint(256, (batches * BATCH, *SHAPE), dtype=torch.uint8)
     labels = torch.arange(len(pixels)) % 10
     network = build_model(model, shape=SHAPE, classes=10).to(memory_format=torch.channels_last)
-    recipe = Recipe(epochs=1, batch_size=BATCH, augmentations=augmentations)
+    recipe = Recipe.from_parameters({"epochs": 1, "batch_size": BATCH, "augmentations": augmentations}, name="train")
     defense = PGDAT(eps=0.1, steps=steps)
     optimizer = recipe.build_optimizer(network)
 

@@ -48,11 +48,11 @@ class RandAugment(Augmentation):
         return pixels.to(images.dtype) / 255, labels
 
 
-def _affine(
-    pixels: Tensor, *, angle: float = 0, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
-) -> Tensor:
+def _affine(pixels: Tensor, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Tensor:
     whole = [int(part) for part in translate]
-    return functional.affine(pixels, angle, whole, 1.0, list(shear), center=None if not any(shear) else [0, 0])
+    center = [0, 0] if any(shear) else None
+    moved: Tensor = functional.affine(pixels, 0, whole, 1.0, list(shear), center=center)
+    return moved
 
 
 def _degrees(slope: float) -> float:
