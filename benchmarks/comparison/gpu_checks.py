@@ -68,7 +68,11 @@ def defense_with(name: str) -> Defense:
         name: The name of the defense.
     """
     kind: type[Defense] = defenses.load(name)
-    return kind(**{key: value for key, value in _QUICK.items() if key in kind.model_fields}).for_radius(0.1)
+    values = {key: value for key, value in _QUICK.items() if key in kind.model_fields}
+    if name == "hrs":
+        # Its steps are those of adversarial training, which is not its default.
+        del values["steps"]
+    return kind(**values).for_radius(0.1)
 
 
 def attack_beside_cpu(name: str, norm: Norm, device: str) -> dict[str, Any]:
