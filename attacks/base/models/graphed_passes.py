@@ -204,11 +204,11 @@ class _Observation:
 
     def has_ended(self) -> bool:
         """Whether the GPU has finished the pass."""
-        return self._last.query()
+        return bool(self._last.query())
 
     def waits_for_launches(self) -> bool:
         """Whether the GPU took hardly longer than the host; once it has finished."""
-        return self._first.elapsed_time(self._last) <= 1e3 * _HARDLY_LONGER * self._host
+        return bool(self._first.elapsed_time(self._last) <= 1e3 * _HARDLY_LONGER * self._host)
 
 
 class _Graph:
