@@ -174,15 +174,16 @@ class HRS(RandomizedDefense):
             labels: ``(B,)``, or probabilities ``(B, K)``.
         """
         assert isinstance(network, nn.Sequential)
-        each, eps = OwnImages(network), self.resolved("eps")
-        labels = torch.cat([labels] * each.ensemble.count)
+        channels, eps = OwnImages(network), self.resolved("eps")
+        count = channels.ensemble.count
+        labels = torch.cat([labels] * count)
         perturbed = ascend(
-            each,
-            images.repeat(each.ensemble.count, 1, 1, 1),
+            channels,
+            images.repeat(count, 1, 1, 1),
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
             InnerPGD(eps=eps, steps=self.steps, step_size=2.5 * eps / self.steps),
         )
-        return summed_over_networks(label_loss(each(perturbed), labels), each.ensemble.count)
+        return summed_over_networks(label_loss(channels(perturbed), labels), count)
 
 
 class SwitchingBlock(nn.Module):

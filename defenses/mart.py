@@ -20,8 +20,7 @@ class MART(AdversarialTraining):
     The loss is ``BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x))``. The boosted cross-entropy
     ``BCE(p, y) = -log p_y - log(1 - max_{k != y} p_k)`` also decreases the strongest wrong class. The authors' code adds
     small constants inside the logarithms. Here they are computed by log-sum-exp, without constants. The attack maximizes
-    the cross-entropy. It starts at the image plus normal noise of standard deviation 0.001,
-    as in the authors' code.
+    the cross-entropy. It starts at the image plus normal noise of standard deviation 0.001, as in the authors' code.
     """
 
     paper: ClassVar[str] = (

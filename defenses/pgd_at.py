@@ -16,8 +16,8 @@ class PGDAT(AdversarialTraining):
     """Adversarial training: the loss is the cross-entropy on PGD images only.
 
     PGD maximizes the cross-entropy from a uniform start in the ball. The paper uses 40 steps of 0.01 at a radius of 0.3
-    for MNIST, and 7 steps of 2/255 at 8/255 for CIFAR-10. The authors' code runs PGD in
-    ``train()`` mode; see ``attack_mode``.
+    for MNIST, and 7 steps of 2/255 at 8/255 for CIFAR-10. The authors' code runs PGD in ``train()`` mode;
+    see ``attack_mode``.
     """
 
     paper: ClassVar[str] = (

@@ -54,7 +54,7 @@ class BudgetChoice(Budget):
     """What was chosen for a budget; a part of the checkpoint's record, so that the same command chooses the same again.
 
     Attributes:
-        of: The key of the training before the choice.
+        of: The key of the training with its values before the choice.
         epochs: The number of epochs.
         batch_size: The largest number of images in a step.
         steps: The number of steps of the attack in training; ``None`` if it was not chosen.
@@ -102,8 +102,10 @@ def keep_to(
         The training, and what was chosen.
 
     Raises:
-        UserError: The budget is less than an epoch, or the checkpoint cannot be written.
+        UserError: Nothing is trained, the budget is less than an epoch, or the checkpoint cannot be written.
     """
+    if not training.learns_after(None):
+        raise UserError(f"{training.label} trains nothing: leave --seconds and --passes out")
     state = path.with_name(f"{path.name}.budget.partial")
     choice = _earlier(budget, training, path, state)
     if choice is None:

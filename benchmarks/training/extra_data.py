@@ -71,7 +71,7 @@ def open_extra_data(
 
     Args:
         name: Their data set, as the user named it.
-        pseudo_labels: The checkpoint that labels them, in the place of their own labels, if there is one.
+        pseudo_labels: The checkpoint that labels them instead of their own labels, if there is one.
         data: The data set that is trained on.
         data_dir: The folder of downloaded data sets.
         named: Code of the user's own that the checkpoint may need.

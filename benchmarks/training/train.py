@@ -53,7 +53,8 @@ class Training(BaseModel):
     Attributes:
         dataset: As the user named it.
         data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
-        extra: The same of extra training images; for those that a checkpoint labels, its identity in the place of the labels.
+        extra: The same hash of the extra training images; with the labeling checkpoint's identity instead of the labels if there
+            is one.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
         weights: The fingerprint of the published weights that the model's name comes with.
@@ -283,7 +284,7 @@ def measure_epoch(
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     # An epoch is as long with extra images.
     without_extra = dict.fromkeys(("extra", "extra_fraction", "pseudo_labels"))
-    recipe = {**training.recipe, "epochs": 1, "held_out": 0, **without_extra}
+    recipe = {**training.recipe, "epochs": 1, "held_out": 0, "held_out_eps": None, **without_extra}
     seconds, passes = 0.0, 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -311,7 +312,7 @@ def measure_epoch(
 
 @dataclass(frozen=True)
 class _First:
-    """The first examples of others."""
+    """The first ``count`` of other examples."""
 
     examples: Examples
     count: int
@@ -319,7 +320,7 @@ class _First:
     def __len__(self) -> int:
         return self.count
 
-    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.examples.batch(indices)
 
 

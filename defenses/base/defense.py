@@ -34,9 +34,6 @@ from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadius
 
 __all__ = ["Defense", "defend"]
 
-_ZERO = torch.zeros(1, dtype=torch.int64)
-"""The index of the first example."""
-
 
 class Defense(UsualRadiusDefaults, ABC):
     """Turns a model into a defended model.
@@ -174,7 +171,7 @@ def defend(
     more = None if extra is None else _as_extra(extra, data)
     settings = _settings(recipe, defense, data, has_extra=more is not None)
     trainer = Trainer(data, settings, seed=checked_seed(seed), device=target, extra=more)
-    example = _first(data).to(target)
+    example = _first(data)[0].to(target)
     copied = copy.deepcopy(model).to(target)
     with frozen(copied), trainer.seeded("probe"):
         classes = checked_logits(copied, example).shape[1]
@@ -213,7 +210,7 @@ def _with_recipe(defense: Defense, recipe: dict[str, Any], examples: Examples) -
         name,
         {own: [*type(defense).model_fields]},
         dataset="these images",
-        shape=tuple(examples.batch(torch.zeros(1, dtype=torch.int64))[0].shape[1:]),
+        shape=tuple(_first(examples)[0].shape[1:]),
         radius=_usual_radius(examples),
     )
     for misfit in applied.misfits:
@@ -240,15 +237,15 @@ def _as_examples(examples: object) -> Examples:
     raise UserError(f"the examples are {_kind_of(examples)}: {advice}")
 
 
-def _first(examples: Examples) -> Tensor:
-    """The first image ``(1, C, H, W)``."""
-    return examples.batch(_ZERO)[0]
+def _first(examples: Examples) -> tuple[Tensor, Tensor]:
+    """The first image ``(1, C, H, W)`` and its label ``(1,)``."""
+    return examples.batch(torch.zeros(1, dtype=torch.int64))
 
 
 def _as_extra(extra: object, examples: Examples) -> Examples:
     """The extra examples that a user gave, which must have the shape of the others."""
     checked = _as_examples(extra)
-    theirs, ours = (tuple(_first(part).shape[1:]) for part in (checked, examples))
+    theirs, ours = (tuple(_first(part)[0].shape[1:]) for part in (checked, examples))
     if theirs != ours:
         raise UserError(f"extra has images {theirs}, and the examples have {ours}: give images of the same shape")
     return checked
@@ -258,7 +255,7 @@ def _require_classes(classes: int, *parts: Examples | None) -> None:
     """Checks the labels of examples: all of those in memory, else the first."""
     for part in parts:
         if part is not None:
-            require_classes(part.labels if isinstance(part, TensorExamples) else part.batch(_ZERO)[1], classes)
+            require_classes(part.labels if isinstance(part, TensorExamples) else _first(part)[1], classes)
 
 
 def _settings(recipe: dict[str, Any], defense: Defense, examples: Examples, *, has_extra: bool) -> Recipe:

@@ -30,7 +30,7 @@ def usual_radius_in(norm: Norm, radius: float) -> float:
     those of Maini, Wong, Kolter: Adversarial Robustness Against the Union of Multiple Perturbation Models (ICML 2020), for
     ImageNet (4/255, 2, 255) those of Croce, Hein: Adversarial Robustness against Multiple and Single l_p-Threat Models via
     Quick Fine-Tuning of Robust Classifiers (ICML 2022). The embedded digits (0.15, 0.5, 1.5) are not in the literature.
-    Beside any other radius in linf they are as many times as large as for MNIST.
+    For any other radius in linf, those of MNIST are scaled in proportion.
 
     Args:
         norm: linf, l2 or l1.

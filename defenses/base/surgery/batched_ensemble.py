@@ -82,9 +82,9 @@ class BatchedEnsemble(nn.Module):
             stacked = self._stacked()
             logits = self._vmapped_logits(stacked, rows, same_rows=same_rows) if self._vectorized else None
             if logits is None:
-                of_each = [rows] * self._count if same_rows else rows
+                inputs = [rows] * self._count if same_rows else rows
                 logits = torch.stack(
-                    [self._logits(state, part) for state, part in zip(_unstack(stacked), of_each, strict=True)]
+                    [self._logits(state, part) for state, part in zip(_unstack(stacked), inputs, strict=True)]
                 )
         return logits
 

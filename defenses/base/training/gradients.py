@@ -16,10 +16,12 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["Gradients", "Smoothing", "TrainingLoss", "cross_entropy", "gradients_of", "label_loss", "smoothing_labels"]
 
 TrainingLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""From the network, images ``(B, C, H, W)`` and labels ``(B,)`` to the mean loss over the batch."""
+"""From the network, images ``(B, C, H, W)`` and labels to the mean loss over the batch. Labels are classes ``(B,)``, or
+probabilities ``(B, K)`` if an augmentation mixes them.
+"""
 
 Gradients = Callable[[nn.Module, Tensor, Tensor, Sequence[nn.Parameter]], tuple[Tensor, Sequence[Tensor | None]]]
-"""From the network, images ``(B, C, H, W)``, labels ``(B,)`` and P parameters to the mean loss over the batch and its P
+"""From the network, images ``(B, C, H, W)``, labels as above and P parameters to the mean loss over the batch and its P
 gradients. A gradient is ``None`` if the loss does not depend on the parameter.
 """
 
@@ -59,7 +61,7 @@ def smoothing_labels(share: float) -> Iterator[Smoothing]:
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of logits in the loss of the weights, with the label smoothing of the recipe.
+    """The mean cross-entropy that trains the weights, with the label smoothing of the recipe.
 
     Args:
         logits: ``(B, K)``.
@@ -76,7 +78,7 @@ def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     Args:
         network: Images to logits ``(B, K)``.
         images: ``(B, C, H, W)`` in [0, 1].
-        labels: ``(B,)``.
+        labels: ``(B,)``, or probabilities ``(B, K)``.
     """
     return label_loss(network(images), labels)
 

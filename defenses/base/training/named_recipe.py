@@ -112,16 +112,16 @@ class NamedRecipe:
             left_out = [
                 key
                 for key in of_defenses
-                if key not in _OF_ANY_ATTACK or not any(_last(key) in fields for fields in defenses.values())
+                if key not in _OF_ANY_ATTACK or not any(_parameter(key) in fields for fields in defenses.values())
             ]
             of_defenses = {key: value for key, value in of_defenses.items() if key not in left_out}
             misfits.append(
                 f"recipe {name} is for {_joined(cls.defenses)}, not {_joined(defenses) or 'none'}{_left_out(left_out)}"
             )
         return Applied(
-            training={_last(key): value for key, (value, _) in settings.items() if key.startswith("train.")},
+            training={_parameter(key): value for key, (value, _) in settings.items() if key.startswith("train.")},
             defenses={
-                defense: {_last(key): value for key, value in of_defenses.items() if _last(key) in fields}
+                defense: {_parameter(key): value for key, value in of_defenses.items() if _parameter(key) in fields}
                 for defense, fields in defenses.items()
                 if defense in matching or not matching
             },
@@ -130,12 +130,13 @@ class NamedRecipe:
         )
 
 
-def _last(key: str) -> str:
+def _parameter(key: str) -> str:
+    """The name of a parameter in ``train.KEY`` or ``defense.KEY``."""
     return key.partition(".")[2]
 
 
 def _shown(key: str) -> str:
-    return "network" if key == "model" else _last(key)
+    return "network" if key == "model" else _parameter(key)
 
 
 def _left_out(keys: Sequence[str]) -> str:

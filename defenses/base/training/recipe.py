@@ -107,7 +107,7 @@ class Recipe(Settings):
     )
     pseudo_labels: str | None = Field(
         None,
-        description="checkpoint whose predictions are the labels of extra, in the place of its own (Carmon et al. 2019)",
+        description="checkpoint whose predictions are the labels of extra, instead of its own (Carmon et al. 2019)",
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32",
@@ -154,6 +154,12 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _images_are_held_out(self) -> Self:
+        if self.held_out_eps is not None and not self.held_out:
+            raise ValueError("held_out_eps is for held-out images: give held_out too, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _extra_is_given(self) -> Self:
         for name in ("extra_fraction", "pseudo_labels"):
             if self.extra is None and getattr(self, name) is not None:
@@ -174,9 +180,17 @@ class Recipe(Settings):
         values = self.model_dump(mode="json")
         values["extra_fraction"] = self.share_of_extra
         values["augmentations"] = describe_augmentations(self.augmentations or ())
-        young = ("recipe", "nesterov", "decayed", "clip_norm", "label_smoothing", "warmup", "schedule_position")
+        left_out_by_default = (
+            "recipe",
+            "nesterov",
+            "decayed",
+            "clip_norm",
+            "label_smoothing",
+            "warmup",
+            "schedule_position",
+        )
         unused = {
-            **{name: values[name] == type(self).model_fields[name].default for name in young},
+            **{name: values[name] == type(self).model_fields[name].default for name in left_out_by_default},
             "milestones": self.schedule != "multistep",
             "augmentations": not self.augmentations,
             # The images and the labels count, not the names of their files.

@@ -33,10 +33,10 @@ class WeightSelection:
         network: The network in training.
         decay: Decay of the running mean of the weights and of the batch statistics. 0: no running mean.
         swa_start: The fraction of the epochs from which on the weights after each epoch are averaged equally. ``None``: they
-            are not. Only one of both averages is possible.
+            are not. Not together with ``decay``.
         held_out: Measures the network; its ``held_out_robust``, or else its ``held_out_clean``, selects the best epoch.
             ``None``: the last epoch's weights are used.
-        recompute_statistics: Computes the network's batch statistics anew, for the weights that are averaged equally.
+        recompute_statistics: Computes new batch statistics of the network for the equal average.
         collapse: The condition for early stopping, if there is one.
 
     Attributes:

@@ -38,7 +38,7 @@ __all__ = ["train"]
     type=click.Path(dir_okay=False),
     metavar="FILE",
     group="Data",
-    help="Checkpoint that labels the extra images, in the place of their own labels.",
+    help="Checkpoint that labels the extra images, instead of their own labels.",
 )
 @option(
     "-o",
@@ -114,15 +114,17 @@ def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
     from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
     from robustbench_cli.benchmarks.training.train import beside
 
-    record = list(defended.training["stages"][-1]["trained"].values())[-1]
+    if not (stages := defended.training.get("stages")):
+        return
+    record = list(stages[-1]["trained"].values())[-1]
     weights = record.get("weights", {})
     for name, values in weights.items():
         is_selected = name == list(weights)[-1]
         file = defended.path if is_selected else beside(defended.path, name)
         if not file.exists():
             continue
-        loading = {} if is_selected else defended.loading
-        correct, images = cache.accuracy(defended if is_selected else open_defended_model(file, **loading))
+        opened = defended if is_selected else open_defended_model(file, **defended.loading)
+        correct, images = cache.accuracy(opened)
         parts = [f"clean {100 * correct:.1f} on {images:,} test images"]
         parts += [
             f"{key.replace('_', ' ').replace('held out', 'held-out')} {100 * value:.1f}"
@@ -157,7 +159,7 @@ def _within(
     recipe: str | None,
     **budget: Any,
 ) -> Training:
-    """The training with what a budget leaves it; what was chosen is said."""
+    """The training with epochs, batch size and attack chosen for a budget; a note names the choice."""
     from robustbench_cli.benchmarks.training.budget import Budget, keep_to
 
     keys = {f"{name}.{key}" for name, values in given.items() for key in values}

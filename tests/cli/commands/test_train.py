@@ -172,30 +172,24 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         assert not list(here.glob("out*"))
 
 
+def test_a_defense_that_trains_nothing(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """It is put around the model of a checkpoint; a budget for it is a usage error."""
+    words = ("train", "--checkpoint", "model.safetensors", "--defense", "jpeg", "-o", "jpeg.safetensors")
+    budget = advdef(*words, "--seconds", "5")
+    assert (budget.code, budget.out) == (2, "")
+    assert budget.err.endswith(
+        "model.safetensors with jpeg on digits trains nothing: leave --seconds and --passes out\n"
+    )
+    ended = advdef(*words)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("jpeg.safetensors: model.safetensors with jpeg on digits, ")
+
+
 def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
     """The best are in the checkpoint, the others beside it. Each has a line with its accuracies, again without training."""
-    settings = (
-        "--set",
-        "steps=1",
-        "--set",
-        "train.held_out=0.1",
-        "--set",
-        "train.ema=0.9",
-        "--set",
-        "train.held_out_steps=2",
-    )
-    command = [
-        "train",
-        "--dataset",
-        "digits",
-        "--defense",
-        "pgd-at",
-        *settings,
-        "--epochs",
-        "2",
-        "-o",
-        "pgd.safetensors",
-    ]
+    options = "--dataset digits --defense pgd-at --epochs 2 -o pgd.safetensors"
+    settings = "--set steps=1 --set train.held_out=0.1 --set train.ema=0.9 --set train.held_out_steps=2"
+    command = ["train", *options.split(), *settings.split()]
     first, again = advdef(*command), advdef(*command)
     assert first.code == again.code == 0
     assert first.out == again.out

@@ -26,7 +26,7 @@ def test_the_radius_in_training_is_the_usual_one(name: str, radius: float) -> No
     resolved = kind().for_radius(radius)
     assert resolved.eps == resolved.radius == radius
     assert kind().radius == 8 / 255
-    assert kind(eps=0.2).for_radius(radius) == kind(eps=0.2)
+    assert kind(eps=0.2).for_radius(radius).eps == 0.2
     assert resolved.for_radius(0.01) == resolved
     if hasattr(resolved, "pgd_step_size"):
         assert resolved.pgd_step_size / radius == pytest.approx(kind().pgd_step_size / (8 / 255))

@@ -50,6 +50,7 @@ class RandAugment(Augmentation):
 
 def _affine(pixels: Tensor, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Tensor:
     whole = [int(part) for part in translate]
+    # torchvision's RandAugment shears about the corner.
     center = [0, 0] if any(shear) else None
     moved: Tensor = functional.affine(pixels, 0, whole, 1.0, list(shear), center=center)
     return moved

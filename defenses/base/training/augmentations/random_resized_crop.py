@@ -35,7 +35,7 @@ class RandomResizedCrop(Augmentation):
     def _in_order(self) -> Self:
         if self.smallest > self.largest:
             raise ValueError(
-                f"smallest is {self.smallest:g} and largest {self.largest:g}: give a smallest at most that"
+                f"smallest is {self.smallest:g} and largest {self.largest:g}: give a smallest of at most largest"
             )
         return self
 

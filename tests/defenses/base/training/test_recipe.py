@@ -57,14 +57,14 @@ def test_fields_in_effect() -> None:
     assert Recipe(held_out_steps=3, milestones=(0.1,)).in_effect == plain
     assert not {"ema", "held_out", "held_out_eps", "held_out_steps", "milestones"} & set(plain)
     assert Recipe(held_out=0.1, held_out_steps=3).in_effect["held_out_steps"] == 3
-    young = {
+    newer = {
         "nesterov": False,
         "decayed": "weights",
         "clip_norm": 1,
         "label_smoothing": 0.1,
         "schedule_position": "epoch",
     }
-    assert Recipe(**young).in_effect.keys() - plain.keys() == {*young}
+    assert Recipe(**newer).in_effect.keys() - plain.keys() == {*newer}
     assert Recipe(ema=0.5, schedule="multistep").in_effect.keys() - plain.keys() == {"ema", "milestones"}
 
 
@@ -132,3 +132,10 @@ def test_a_schedule_with_a_rise_of_its_own_takes_no_other() -> None:
     for schedule in ("one-cycle", "cyclic"):
         with pytest.raises(UserError, match=f"{schedule} has a rise of its own: leave warmup out"):
             Recipe.from_parameters({"schedule": schedule, "warmup": 0.1}, name="train")
+
+
+def test_a_radius_for_no_held_out_images() -> None:
+    """An option that would change nothing is a usage error."""
+    with pytest.raises(UserError, match="train: held_out_eps is for held-out images: give held_out too"):
+        Recipe.from_parameters({"held_out_eps": 0.1}, name="train")
+    assert Recipe(held_out=0.1, held_out_eps=0.1).in_effect["held_out_eps"] == 0.1

@@ -58,8 +58,8 @@ def read_augmentations(value: object) -> object:
     """The augmentations as a user writes them, in the form that a recipe stores.
 
     Args:
-        value: ``"crop,flip"``, or a list of names and of mappings such as ``{"name": "crop", "padding": 2}``; ``"none"`` is
-            an empty list.
+        value: ``"crop,flip"``, or a list of names and of mappings such as ``{"name": "crop", "padding": 2}``; ``"none"`` alone
+            is an empty list.
 
     Returns:
         A tuple of mappings with ``name`` and all parameters; ``None`` as it is.
@@ -71,11 +71,13 @@ def read_augmentations(value: object) -> object:
         return None
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",")] if value.strip() else []
+    if value in (["none"], ("none",)):
+        return ()
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list | tuple):
         raise UserError("give names, such as crop,flip")
-    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in value if entry != "none"]
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in value]
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise UserError(f"{entry!r:.80} is no augmentation: give a name, or {{name: crop, padding: 2}}")

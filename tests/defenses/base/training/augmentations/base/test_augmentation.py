@@ -63,6 +63,7 @@ def test_forms_of_augmentations() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        ("crop,none", "unknown augmentation 'none'"),
         ("crops", "unknown augmentation 'crops': did you mean 'crop'"),
         ({"name": "crop", "pading": 2}, "crop has no parameter 'pading': did you mean 'padding'"),
         ([3], "3 is no augmentation: give a name"),
