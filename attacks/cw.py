@@ -161,7 +161,7 @@ class _Minimizer:
         smallest, smallest_length = images.clone(), torch.full_like(const, torch.inf)
         self._streak = Streak(self._source, images)
         state = _Descent.begin(start, images, labels, indices, const, rates)
-        state = replace(state, **self._look(state))
+        state = replace(state, **self._query(state))
         for step, numbers in enumerate(self._numbers, start=1):
             if self._stops_early and step % _PATIENCE == 0:
                 state = state.cut_stalled_rates()
@@ -182,10 +182,10 @@ class _Minimizer:
         root = update_moments(state.gradient, state.first, state.second, smallest_root)
         rated = state.first * per_image(pace * state.rates, root)
         iterates = torch.addcdiv(state.iterates, rated, root).clamp_(0, 1)
-        return {"iterates": iterates, **self._look(replace(state, iterates=iterates))}
+        return {"iterates": iterates, **self._query(replace(state, iterates=iterates))}
 
-    def _look(self, state: _Descent) -> dict[str, Tensor]:
-        """What changes by a look at the iterates. The scale of the gradients does not matter to Adam."""
+    def _query(self, state: _Descent) -> dict[str, Tensor]:
+        """What a query at the iterates changes. The scale of the gradients does not matter to Adam."""
         shortfall, slope = self._goal.gradient(
             self._source, state.iterates, state.labels, hinge=True, rows=state.indices
         )
@@ -201,7 +201,7 @@ class _Minimizer:
 
 
 def _numbers_of_step(step: int, steps: int) -> tuple[float, float]:
-    """The factor of the rates at a step, which descends and follows a half cosine to 0, and Adam's smallest root."""
+    """The factor of the rates at a step, negative for a descent and falling to 0 by half a cosine, and Adam's smallest root."""
     factor, smallest_root = bias_corrections(step)
     return -factor * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps)), smallest_root
 
@@ -272,7 +272,7 @@ class _Descent:
         return _Descent(**{name: values[active] for name, values in vars(self).items()})
 
     def cut_stalled_rates(self) -> _Descent:
-        """The state with the rates cut of images whose objective improved by less than 1 % since the last call."""
+        """The state in which the rates are cut for images whose objective improved by less than 1 % since the last call."""
         rates = torch.where(self.lowest > 0.99 * self.earlier, self.rates * _CUT, self.rates)
         return replace(self, rates=rates.masked_fill(rates < self.least_rates, 0), earlier=self.lowest)
 

@@ -92,7 +92,7 @@ class PGD(FixedRadiusAttack):
         step = GraphedSteps(source, partial(self._step, source, feasible))
         factors = self._step_factors(images)
         state = {**feasible.tensors(), "labels": labels, "sizes": self._step_sizes(feasible), "iterates": iterates}
-        state |= self._look(source, iterates, labels)
+        state |= self._query(source, iterates, labels)
         for number in range(self.steps):
             if number:
                 state = step(state, factors[number - 1])
@@ -107,9 +107,9 @@ class PGD(FixedRadiusAttack):
     def _step(self, source: GradientSource, feasible: FeasibleSet, state: State, factor: Tensor) -> State:
         """What changes in a step of size ``factor`` ``()`` times that of the state."""
         iterates = self._moved(feasible, state, factor)
-        return {"iterates": iterates, **self._look(source, iterates, state["labels"])}
+        return {"iterates": iterates, **self._query(source, iterates, state["labels"])}
 
-    def _look(self, source: GradientSource, iterates: Tensor, labels: Tensor) -> State:
+    def _query(self, source: GradientSource, iterates: Tensor, labels: Tensor) -> State:
         """The gradient of the loss at the iterates, and their logits ``(N, D, K)``."""
         logits, gradient = source.gradient(iterates, labels, self.loss)
         return {"logits": logits.movedim(0, 1), "gradient": gradient}

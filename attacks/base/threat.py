@@ -251,12 +251,12 @@ class FeasibleSet:
         """A set of the same norm.
 
         Args:
-            tensors: Those of :meth:`tensors`, of some of the images; others are not looked at.
+            tensors: Those of :meth:`tensors` in the rows of some images; tensors of other names are ignored.
         """
-        made = copy.copy(self)
-        vars(made).update({name: tensors[name] for name in vars(self) if name in tensors})
-        made.threat = replace(self.threat, eps=tensors["radii"])
-        return made
+        feasible = copy.copy(self)
+        vars(feasible).update({name: tensors[name] for name in vars(self) if name in tensors})
+        feasible.threat = replace(self.threat, eps=tensors["radii"])
+        return feasible
 
     def project(self, perturbed: Tensor) -> Tensor:
         """Projects points ``(N, C, H, W)``; see :func:`project`."""

@@ -143,11 +143,11 @@ def our_pgd(
     labels: Tensor,
     budget: PGDBudget,
     precision: Precision,
-    answers: dict[Hashable, Any],
+    measurements: dict[Hashable, Any],
 ) -> Tensor:
-    """Our PGD in linf as an evaluation runs it; the first one measures the model, those after it in a process use its ``answers``."""
+    """Our PGD in linf as an evaluation runs it; the first one measures the model, and later ones use its measurements."""
     size = BatchSize(automatic_batch_size(images.device, tuple(images.shape[1:])))
-    source = MeasuredModel(model, images[:8], size, answers=answers).source("auto", precision=precision)
+    source = MeasuredModel(model, images[:8], size, shared=measurements).source("auto", precision=precision)
     source.bind_draws(0, torch.arange(len(images), device=images.device))
     eps = torch.full((len(images),), budget.eps, dtype=torch.float64, device=images.device)
     threat = Threat(norm="linf", eps=eps)

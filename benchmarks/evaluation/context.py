@@ -27,8 +27,8 @@ class RunContext:
             arguments.
         allow_no_gradients: Whether an attack that the model gives no gradients counts as having broken nothing, with the flag
             ``no-gradients``, because other attacks of its cascade need none. Otherwise it is an error.
-        answers: What evaluations of equal models have measured of them, which is not measured again; this one adds its own. ``None``
-            to measure all.
+        measurements: What earlier evaluations of equal models have measured. It is not measured again, and this evaluation adds
+            its own. ``None`` to measure all.
         progress: Called after each batch with the number of images done. By default a notebook shows a bar.
     """
 
@@ -37,5 +37,5 @@ class RunContext:
     earlier: Outcomes | None = None
     partial_results: PartialResults | None = None
     allow_no_gradients: bool = False
-    answers: dict[Hashable, Any] | None = None
+    measurements: dict[Hashable, Any] | None = None
     progress: Callable[[int], None] = lambda _: None

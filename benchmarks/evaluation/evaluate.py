@@ -352,10 +352,10 @@ def _prepared(
         if fresh is not None:
             # The copy gets the model's memory layout, on which its draws depend, without a query.
             fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
-        answers = _answers_to(context, probe, layouts[model], size, precision)
+        shared = _shared_measurements(context, probe, layouts[model], size, precision)
         probe = probe.to(device)
         classes = _checked_classes(model, probe, labels, size)
-        attacked = measured = MeasuredModel(model, probe, size, answers=answers)
+        attacked = measured = MeasuredModel(model, probe, size, shared=shared)
         if followed is not model:
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
@@ -363,17 +363,16 @@ def _prepared(
         yield _search(setup, fresh, DeviceImages(images, device), labels, context)
 
 
-def _answers_to(
+def _shared_measurements(
     context: RunContext, probe: Tensor, layout: torch.memory_format, size: BatchSize, precision: Precision
 ) -> dict[Hashable, Any]:
-    """What equal models were found to be by the same questions: on these images, this device and this way of passing them."""
-    if context.answers is None:
+    """The measurements of equal models on the same images and device, in the same layout, batch size and precision."""
+    if context.measurements is None:
         return {}
     images = hashlib.sha256(probe.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    answers: dict[Hashable, Any] = context.answers.setdefault(
-        (images, str(context.device), layout, size.rows, precision), {}
-    )
-    return answers
+    key = (images, str(context.device), layout, size.rows, precision)
+    shared: dict[Hashable, Any] = context.measurements.setdefault(key, {})
+    return shared
 
 
 def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:

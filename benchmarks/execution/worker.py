@@ -394,7 +394,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             earlier=None if job.previous is None else _outcomes_of(job.previous),
             partial_results=_partial_results(job, attack),
             allow_no_gradients=job.allow_no_gradients,
-            answers=_answers(job.checkpoint, json.dumps(job.loading), job.cell.checkpoint),
+            measurements=_measurements(job.checkpoint, json.dumps(job.loading), job.cell.checkpoint),
             progress=progress,
         ),
     }
@@ -535,8 +535,8 @@ def _loaded(checkpoint: Path, loading: str, identity: str) -> nn.Module:
 
 
 @lru_cache(maxsize=1)
-def _answers(checkpoint: Path, loading: str, identity: str) -> dict[Hashable, Any]:
-    """What the evaluations of a defended model, of which each has a copy of its own, have measured of it."""
+def _measurements(checkpoint: Path, loading: str, identity: str) -> dict[Hashable, Any]:
+    """What the evaluations of a defended model have measured, each on a copy of its own; that of the latest model is kept."""
     return {}
 
 

@@ -66,10 +66,10 @@ class GraphedSteps:
         return state
 
     def kept(self, tensor: Tensor) -> Tensor:
-        """A tensor of a state that later steps leave as it is.
+        """The same values in a tensor over which no later step writes.
 
         Args:
-            tensor: The tensor.
+            tensor: One of a state.
         """
         return tensor.clone() if any(graph and graph.owns(tensor) for graph in self._graphs.values()) else tensor
 
@@ -77,7 +77,7 @@ class GraphedSteps:
         """The graph for a number of images; ``None`` where there is none."""
         passes = self._source.graphs
         if passes is None or not passes.repays_recording(count):
-            # They also end where the memory has run out.
+            # The graphs of the passes are dropped where memory runs out, and those of the steps with them.
             self._graphs.clear()
             return None
         rows = 1 << (count - 1).bit_length()
@@ -122,7 +122,7 @@ class _Graph:
         self._numbers = numbers.clone()
         self._views: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        # See the recording of a pass: another stream, after a step in which libraries make their handles and workspaces.
+        # As for a pass: on another stream, after a step in which libraries make their handles and workspaces.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), garbage_collection_paused(), torch.cuda.stream(stream), source.recording() as queries:
@@ -144,7 +144,7 @@ class _Graph:
     def __call__(self, state: State, numbers: Tensor) -> State:
         """The next state of at most as many images as were recorded."""
         count = len(next(iter(state.values())))
-        # What the last call returned is there already.
+        # The buffers still hold what the last call returned.
         changed = {name: values for name, values in state.items() if values is not self._views.get(name)}
         for name, values in changed.items():
             self._buffers[name][:count].copy_(values)
@@ -152,7 +152,7 @@ class _Graph:
         self._graph.replay()
         if changed:
             self._views = {name: buffer[:count] for name, buffer in self._buffers.items()}
-            # Those of the call before may be in use.
+            # Whoever received those of the last call may still use them.
             self.labels = [query.labels[:count].clone() for query in self.queries]
         return dict(self._views)
 

@@ -361,19 +361,19 @@ class GradientSource(ABC):
 
         Args:
             queries: The recorded gradients, whose tensors hold the results of the replay.
-            labels: For each of them, the labels ``(N,)`` or ``(N, m)`` of its first N rows; the others are padding. They must stay
-                as they are.
+            labels: For each of them, the labels ``(N,)`` or ``(N, m)`` of its first N rows; the other rows are padding. They are
+                kept, so the caller must not change them.
         """
-        for (images, _, loss, passes), of_rows in zip(queries, labels, strict=True):
-            rows = len(of_rows)
+        for (images, _, loss, passes), replayed in zip(queries, labels, strict=True):
+            rows = len(replayed)
             points = images[:rows]
             self._note_query(points)
-            # The next replay writes over them.
+            # The next replay writes over the originals.
             own = _Passes(passes.logits[:, :rows].clone(), passes.gradients[:, :rows], passes.values)
-            self._account(points if self.watch is None else points.clone(), of_rows, loss, own)
+            self._account(points if self.watch is None else points.clone(), replayed, loss, own)
 
     def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
-        """Counts the passes of a query, and shows them to those who look at queries."""
+        """Counts the passes of a query, and hands its results to the records and to :attr:`watch`."""
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)

@@ -1,4 +1,4 @@
-"""Recording what a GPU is told to do into a CUDA graph, by the rules of PyTorch's notes on CUDA semantics."""
+"""Recording of CUDA graphs, by the rules of PyTorch's notes on CUDA semantics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["forbidden_synchronizations", "garbage_collection_paused", "layout_of
 
 @contextmanager
 def recording(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
-    """Records what is launched into a graph.
+    """Records the operations that are launched inside into a graph.
 
     ``torch.cuda.graph`` would free the cached memory and collect garbage as well, which takes longer than the recording.
 
@@ -57,6 +57,6 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 def layout_of(rows: Tensor) -> torch.memory_format:
-    """The memory layout of rows ``(M, ...)``: channels-last only for images that are not contiguous too."""
+    """The memory layout of rows ``(M, ...)``: contiguous where they have both layouts, such as images of one channel."""
     channels_last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last and not rows.is_contiguous() else torch.contiguous_format

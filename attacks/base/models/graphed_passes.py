@@ -35,7 +35,7 @@ _EAGER_PASSES = 3
 """Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs three passes."""
 
 _HARDLY_LONGER = 1.25
-"""The GPU finishes the last operation of a pass a little after its launch."""
+"""The largest ratio of GPU time to host time of a pass that waits for launches: its last operation ends after the launch."""
 
 _LOGITS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-2, 5e-2
 """The largest relative difference (l2) between a graph's result and the model's own: cuDNN may choose other algorithms."""
@@ -95,7 +95,7 @@ class GraphedPasses:
         self._paused = False
 
     def repays_recording(self, rows: int) -> bool:
-        """Whether passes of so many rows, gradients included, wait for launches and can be recorded.
+        """Whether passes of this many rows, gradients included, wait for launches and can be recorded.
 
         Args:
             rows: The number of rows.
@@ -190,7 +190,7 @@ def _is_close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 class _Observation:
-    """The times of a pass on the host and on the GPU, which may have earlier work to finish before it."""
+    """The times of a pass on the host and on the GPU, which may have to finish earlier work first."""
 
     def __init__(self) -> None:
         self._first, self._last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -198,7 +198,7 @@ class _Observation:
         self._host = -time.perf_counter()
 
     def end(self) -> None:
-        """Ends the pass, whose operations are launched."""
+        """Ends the host time: all operations of the pass are launched."""
         self._host += time.perf_counter()
         self._last.record()
 
@@ -207,7 +207,7 @@ class _Observation:
         return bool(self._last.query())
 
     def waits_for_launches(self) -> bool:
-        """Whether the GPU took hardly longer than the host; once it has finished."""
+        """Whether the GPU took hardly longer than the host. The pass must have ended."""
         return bool(self._first.elapsed_time(self._last) <= 1e3 * _HARDLY_LONGER * self._host)
 
 

@@ -37,15 +37,15 @@ class MeasuredModel:
         images: ``(N, C, H, W)`` in [0, 1], N >= 1, for the measurements; the first eight are used.
         size: The batch size, shared with the gradient sources.
         known: What has been measured, by the name of the measurement and its parameters.
-        answers: What was measured of equal models that were asked as this one: the same images, device, layout and batch size. It is
-            used and extended for deterministic models.
+        shared: Measurements of equal deterministic models on the same images and device, in the same memory layout and batch
+            size. They are not repeated, and new ones are added.
     """
 
     model: nn.Module
     images: Tensor
     size: BatchSize = field(default_factory=BatchSize)
     known: dict[Hashable, Any] = field(default_factory=dict)
-    answers: dict[Hashable, Any] = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, measure: Callable[[], Value], *, at_start: bool = False) -> Value:
         """A measurement, which is made at its first use.
@@ -53,16 +53,16 @@ class MeasuredModel:
         Args:
             key: Its name and its parameters.
             measure: Makes it.
-            at_start: Whether it is made before an attack, so that equal models give the same answer; see :attr:`answers`.
+            at_start: Whether it is made before an attack, so that it is the same for equal models; see :attr:`shared`.
         """
         if key not in self.known:
-            if at_start and key in self.answers:
-                self.known[key] = self.answers[key]
+            if at_start and key in self.shared:
+                self.known[key] = self.shared[key]
             else:
                 self.known[key] = measure()
-                # A randomized model's answers belong to its own draws.
+                # What is measured of a randomized model depends on its draws.
                 if at_start and self.known.get("randomized") is False:
-                    self.answers[key] = self.known[key]
+                    self.shared[key] = self.known[key]
         return cast("Value", self.known[key])
 
     @property

@@ -38,8 +38,8 @@ def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = N
         images: ``(N, C, H, W)`` in [0, 1], N >= 1. The first two are used, with every pixel rounded to 0 or 1, the second
             one as its negative: so both edges are tried where all images are dark or bright.
         size: The batch size.
-        randomized: Whether the model may be. Then the pixels at the edges and those inside pass with the same draws, in two
-            batches; otherwise they pass together.
+        randomized: Whether the model may be randomized. Then the pixels at the edges and those inside pass in two batches,
+            which see the same draws; otherwise they pass together.
     """
     rounded, rows = images[:2].round(), size or BatchSize()
     edges = torch.cat([rounded[:1], 1 - rounded[-1:]])
@@ -134,7 +134,7 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
         return True
     draws_from_known = _all_generator_states() != states
     numbers = torch.arange(30 if draws_from_known else 8, device=probe.device) % len(probe)
-    # Compared together: a GPU waits for each comparison.
+    # Compared together, since each comparison would wait for the GPU.
     alone = torch.cat([logits_of(model, probe[number % len(probe), None], size) for number in range(len(numbers))])
     differs = ((alone - logits[0, numbers]).abs() > tolerance[numbers]).any(1)
     if not bool(differs.any()):

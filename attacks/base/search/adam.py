@@ -10,13 +10,13 @@ __all__ = ["bias_corrections", "update_moments"]
 
 
 def bias_corrections(step: int) -> tuple[float, float]:
-    """The numbers that correct the moments' bias (Kingma, Ba: Adam. ICLR 2015, section 2), so that no operation on pixels does.
+    """The corrections of the moments' bias (Kingma, Ba: Adam. ICLR 2015, section 2), as numbers rather than operations on pixels.
 
     Args:
         step: The number of the step, from 1.
 
     Returns:
-        The factor of the step of descent, and the smallest root; see :func:`update_moments`.
+        The factor of the step, and the smallest root; see :func:`update_moments`.
     """
     correction = math.sqrt(1 - 0.999**step)
     return correction / (1 - 0.9**step), 1e-8 * correction

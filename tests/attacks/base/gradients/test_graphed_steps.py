@@ -1,14 +1,9 @@
-"""Whole steps as CUDA graphs on a pretended device, in a process of its own: ``python -m`` this module runs the checks."""
+"""Whole steps as CUDA graphs on a pretended device in a process of its own; see tests/pretended/checks.py."""
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +19,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.pgd import PGD
 from tests.attacks.base.models.test_graphed_passes import Network, images
-
-ROOT = Path(__file__).parents[4]
+from tests.pretended.checks import failures_of, names_of
 
 
 def results(attack: Attack, norm: Norm, *, graphs: bool) -> dict[str, Any]:
@@ -137,40 +131,14 @@ def test_a_cpu_runs_each_step() -> None:
     assert graphed.kept(same) is same
 
 
-CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
+CHECKS = names_of(globals())
 
 
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str | None]:
-    """The traceback of each check that failed."""
-    module = "tests.attacks.base.gradients.test_graphed_steps"
-    run = subprocess.run(
-        [sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert run.returncode == 0, run.stderr
-    result: dict[str, str | None] = json.loads(run.stdout.splitlines()[-1])
-    return result
+    return failures_of(__file__)
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_on_the_pretended_device(name: str, failures: dict[str, str | None]) -> None:
     assert failures[name] is None, failures[name]
-
-
-def main() -> None:
-    """Runs the checks on a pretended device, and prints their failures."""
-    from tests.pretended.device import pretended
-
-    failures = {}
-    for name in CHECKS:
-        try:
-            with pretended(ROOT) as cuda:
-                globals()[name](lambda cuda=cuda: sum(cuda.launches.values()))
-            failures[name] = None
-        except Exception:  # noqa: BLE001 - pytest reports it
-            failures[name] = traceback.format_exc()
-    sys.stdout.write(json.dumps(failures))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,10 @@
-"""CUDA graphs on a pretended device, in a process of its own: ``python -m`` this module runs the checks, pytest reads them."""
+"""CUDA graphs on a pretended device in a process of its own; see tests/pretended/checks.py."""
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +15,8 @@ from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.models.graphed_passes import GraphedPasses
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.pgd import PGD
+from tests.pretended.checks import failures_of, names_of
 
-ROOT = Path(__file__).parents[4]
 SIZES = (13, 12, 9, 16, 5, 13, 2, 8, 1, 6, 11)
 
 
@@ -216,43 +211,14 @@ def check_an_attack_finds_the_same_images(launches: Callable[[], int]) -> None:
     torch.testing.assert_close(*found)
 
 
-CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
+CHECKS = names_of(globals())
 
 
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str | None]:
-    """The traceback of each check that failed."""
-    run = subprocess.run(
-        [sys.executable, "-m", __name__ if "." in __name__ else "tests.attacks.base.models.test_graphed_passes"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    result: dict[str, str | None] = json.loads(run.stdout.splitlines()[-1])
-    return result
+    return failures_of(__file__)
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_on_the_pretended_device(name: str, failures: dict[str, str | None]) -> None:
     assert failures[name] is None, failures[name]
-
-
-def main() -> None:
-    """Runs the checks on a pretended device, and prints their failures."""
-    from tests.pretended.device import pretended
-
-    failures = {}
-    for name in CHECKS:
-        try:
-            with pretended(ROOT) as cuda:
-                globals()[name](lambda cuda=cuda: sum(cuda.launches.values()))
-            failures[name] = None
-        except Exception:  # noqa: BLE001 - pytest reports it
-            failures[name] = traceback.format_exc()
-    sys.stdout.write(json.dumps(failures))
-
-
-if __name__ == "__main__":
-    main()

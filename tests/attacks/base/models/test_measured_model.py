@@ -109,7 +109,7 @@ def test_a_cut_of_the_input_hides_no_gradient(upper: float | None, columns: int)
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_an_equal_model_is_not_asked_again(noisy: bool) -> None:
+def test_an_equal_model_is_not_measured_again(noisy: bool) -> None:
     """Whether it draws, its noise and its edges are known from the first model; a randomized model is measured each time."""
     passes: list[int] = []
 
@@ -120,9 +120,9 @@ def test_an_equal_model_is_not_asked_again(noisy: bool) -> None:
             return logits + torch.rand_like(logits) if noisy else logits
 
     images, counts, noises = torch.rand(4, 1, 2, 2), [], []
-    answers: dict[Hashable, Any] = {}
+    shared: dict[Hashable, Any] = {}
     for _ in range(2):
-        source = MeasuredModel(Counting(), images, answers=answers).source("auto")
+        source = MeasuredModel(Counting(), images, shared=shared).source("auto")
         assert source.noise is not None
         noises.append(source.noise())
         source.gradient(images, torch.zeros(4, dtype=torch.int64), margin)
@@ -130,4 +130,4 @@ def test_an_equal_model_is_not_asked_again(noisy: bool) -> None:
         passes.clear()
     assert noises[0] == noises[1]
     assert counts[1] == (counts[0] if noisy else 1)
-    assert bool(answers) is not noisy
+    assert bool(shared) is not noisy
