@@ -20,6 +20,7 @@ __all__ = ["Outcomes", "most_votes", "summarize", "worst_case"]
 
 Integers = NDArray[np.int64]
 
+# In the order of the stored record: the wider types come first, which takes little padding.
 _DIMENSIONS = {
     "clean_survival": 1,
     "survival": 2,
@@ -34,9 +35,12 @@ _DIMENSIONS = {
 }
 _INTEGERS = ("labels", "targets", "clean", "perturbed")
 _ROUNDED = ("clean_survival", "survival", "l2", "linf")
-_RECORD = "outcomes"
-_READ = frozenset({*_DIMENSIONS, _RECORD})
 _MOST_CLASSES = 2**20
+
+_RECORD = "outcomes"
+"""The name of the one array of a file. Files of earlier versions have an array for each attribute."""
+
+_READ = frozenset({*_DIMENSIONS, _RECORD})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class Outcomes:
 
     def broken(self) -> NDArray[np.bool_]:
         """``(N,)``: whether all draws, those that score and those that select, misclassify the worst candidate."""
-        return np.asarray(~self.worst_right.any(axis=-2) & (self.least_survival() <= 0))
+        return np.asarray(~self.worst_right.any(axis=-2) & (self.least_survival <= 0))
 
     def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
         """These outcomes after a later attack on some of the images, with the worst case of both for these images.
@@ -112,12 +116,9 @@ class Outcomes:
         """``(R, N)``: whether the clean image is classified correctly."""
         return np.equal(self.clean, self.labels[..., None, :])
 
+    @cached_property
     def least_survival(self) -> Floats:
         """``(N,)``: the survival of each image's worst candidate."""
-        return self._least_survival
-
-    @cached_property
-    def _least_survival(self) -> Floats:
         return np.asarray(np.minimum(self.survival.min(axis=-2), self.clean_survival))
 
     def nearest_success(self) -> Floats:
@@ -212,7 +213,7 @@ class Outcomes:
             nearest: For attacks without a radius: take the attack with the smallest perturbation among those that break the
                 image in more than half of the draws.
         """
-        return np.asarray((self.nearest_success() if nearest else self.least_survival()).argmin(axis=0))
+        return np.asarray((self.nearest_success() if nearest else self.least_survival).argmin(axis=0))
 
     def worst_attack(self, *, nearest: bool = False) -> Outcomes:
         """The per-image worst case over stacked attacks: the outcomes of :meth:`strongest_attack`.
@@ -257,7 +258,7 @@ class Outcomes:
             ValueError: The content is anything else.
         """
         outcomes = cls._checked(read_arrays(io.BytesIO(content), _READ))
-        # Values that are changed later, or computed with, need room.
+        # Arithmetic with the small types of the file could overflow, and would round.
         wide = {name: getattr(outcomes, name).astype(np.int64) for name in _INTEGERS}
         return replace(outcomes, **wide, **{name: getattr(outcomes, name).astype(np.float64) for name in _ROUNDED})
 
@@ -265,7 +266,7 @@ class Outcomes:
     def from_files(cls, contents: Sequence[bytes]) -> Outcomes:
         """The stacked outcomes of several attacks, from the contents of their files; see :meth:`from_bytes`.
 
-        The arrays have the types of the files.
+        The arrays keep the small types of the files.
 
         Raises:
             ValueError: One of them is anything else, or they have different shapes.
@@ -273,7 +274,7 @@ class Outcomes:
         try:
             arrays = read_stacked(contents, _READ)
         except DifferentArraysError:
-            # Files of several versions, or a class with a number too large for the type of the others.
+            # Files of several versions, or a class whose number is too large for the type of the others.
             return cls.stacked([cls.from_bytes(content) for content in contents])
         return cls._checked(arrays, len(contents))
 
@@ -312,7 +313,7 @@ class Outcomes:
 def _attributes(arrays: dict[str, Array], attacks: tuple[int, ...]) -> dict[str, Array]:
     """The attributes in a file of any version, by name."""
     if _RECORD not in arrays:
-        # Files of earlier versions have an array for each attribute, the oldest all but this one.
+        # The oldest files lack this one.
         return {"draws_shared": np.zeros(attacks, dtype=np.bool_)} | arrays
     record = arrays[_RECORD]
     return {name: record[name] for name in record.dtype.names or ()}

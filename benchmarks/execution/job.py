@@ -48,7 +48,7 @@ class Job(JobOptions):
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of that normalization.
-        worker: The number of the process that computes it, from 1; 0 where that is not known, or is this process.
+        worker: The number of the process that computes it, from 1; 0 for this process, and where the number is not known.
         origin: How the command trained a model of the user's cache.
         replaces: Hashes of the results that the new ones replace, by cell; see
             :meth:`~robustbench_cli.benchmarks.store.store.Store.result_hash`.

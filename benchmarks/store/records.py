@@ -61,12 +61,12 @@ def _shared_versions(versions: dict[str, str]) -> dict[str, str]:
 
 
 class Origin(BaseModel):
-    """How a command trained a model of the user's cache: all that its cells do not say.
+    """How a command trained a model of the user's cache, as far as its cells do not say it.
 
     Attributes:
-        recipe: The parameters of the recipe that are not the usual ones, and the seed; empty where nothing was trained.
+        recipe: The parameters of the recipe that are not the defaults, and the seed; empty where nothing was trained.
         base: The checkpoint that the model starts from, as the user wrote it; empty without one.
-        base_defenses: The number of the defenses that this checkpoint has itself.
+        base_defenses: The number of defenses in this checkpoint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -215,7 +215,7 @@ class Store:
     def _all_requests(
         self, damaged: Callable[[UserError], None], *, beyond: set[str] | None = None
     ) -> Iterator[tuple[Path, Request]]:
-        """The requests with their files; those whose cells are all among ``beyond`` may be left out."""
+        """The requests with their files; those of cells that are all in ``beyond``, by identity, may be left out."""
         self._require_store()
         for path in sorted(self._requests.glob("*.json")):
             read = partial(read_record, path, name="request", hint=f"remove {path}, and repeat the command")
@@ -441,6 +441,7 @@ class Store:
                 self._publish_all(batch)
                 batch.clear()
         self._publish_all(batch)
+        # One look at the folder takes less time than one removal per result.
         for failed in self._cells.glob("*.failed.json"):
             if self._result_file(failed.name.partition(".")[0]).exists():
                 failed.unlink(missing_ok=True)

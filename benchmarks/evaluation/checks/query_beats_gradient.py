@@ -131,7 +131,7 @@ class QueryBeatsGradient(Check):
 
 
 def _restarted(probe: ModelProbe) -> CWPGD:
-    """An attack by gradients that has as many chances as one by scores, which looks at many places."""
+    """An attack by gradients with several starts, as a search by scores has many."""
     from robustbench_cli.attacks.cw_pgd import CWPGD
 
     return CWPGD(steps=probe.effort(20, 40, 100), restarts=5)

@@ -66,7 +66,7 @@ class SuccessCounts:
         """The counts of each attack, where these are of several: ``(A, N)``."""
         first = self.clean[0].copy()
         if self.possible is self.clean and (self.clean == first).all():
-            # Most attacks meet the same clean predictions, and a large report has many of them in memory.
+            # Most attacks have the same clean predictions, so that the attacks of a large report share one array.
             for succeeded in self.succeeded:
                 yield SuccessCounts(succeeded=succeeded, possible=first, clean=first, draws=self.draws)
             return
@@ -116,7 +116,7 @@ def defense_efficiencies(
 @lru_cache(maxsize=1)
 def _resampling_weights(images: int, resamples: int, seed: int, precision: type[np.floating[Any]]) -> NDArray[Any]:
     """``(images, 1 + resamples)``: how often each sample has each image. The first sample is the images themselves."""
-    # Far faster than multinomial draws, which are the same distribution.
+    # Far faster than multinomial draws, which have the same distribution.
     drawn = np.random.default_rng(seed).integers(images, size=(resamples, images))
     drawn += images * np.arange(resamples)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
@@ -174,9 +174,9 @@ def _efficiencies(
 
 
 def _quantiles(samples: Floats, *shares: float) -> NDArray[Any]:
-    """``(len(shares), M)``: quantiles of each row of ``(M, B)`` samples, without those that are NaN."""
+    """``(len(shares), M)``: quantiles of each row of ``(M, B)`` samples; NaN samples do not count."""
     if np.isnan(samples).any():
-        # It leaves them out one row at a time; there are hardly ever any.
+        # This is slow, as it takes one row at a time. There are hardly ever any.
         return np.asarray(np.nanquantile(samples, shares, axis=1))
     # NumPy sorts numbers of 32 bits faster than it selects from those of 64.
     ordered = np.sort(samples.astype(np.float32), axis=1)

@@ -171,7 +171,7 @@ def p_value_of_equality(first: ScoredDraws, second: ScoredDraws, *, level: float
 
 def _sign_test(wins: int, losses: int) -> float:
     """The p-value of the exact two-sided sign test: twice the binomial probability of at most the smaller of both counts."""
-    # In whole numbers: importing scipy.special takes longer than a short report.
+    # With integers, since importing scipy.special takes longer than a short report.
     term = total = 1
     for number in range(min(wins, losses)):
         term = term * (wins + losses - number) // (number + 1)

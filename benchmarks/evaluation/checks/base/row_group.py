@@ -124,7 +124,7 @@ class Threat:
             return scored(self.known_worst)
         # Faster than the worst case itself, which stacks all that the outcomes hold.
         outcomes = [row.outcomes for row in self.rows]
-        survival = [of_row.nearest_success() if self.eps is None else of_row.least_survival() for of_row in outcomes]
+        survival = [of_row.nearest_success() if self.eps is None else of_row.least_survival for of_row in outcomes]
         strongest = np.argmin(survival, axis=0)[None, None]
         right = np.take_along_axis(np.stack([of_row.worst_right for of_row in outcomes]), strongest, axis=0)[0]
         return ScoredDraws(right=right, shared=bool(outcomes[0].draws_shared))

@@ -62,15 +62,17 @@ def second_attack(
 
     On a deterministic model it runs on images that the baseline left. An exact binomial test at level 0.001 asks whether it
     breaks more than ``allowed`` of them. If so, ``restarted`` runs on the same images, and the test is repeated on those that it
-    leaves too: a baseline from a single start leaves some images by chance, which is no fault of the gradients. On a randomized model the images that the baseline left in some draws are a biased
-    selection, so it runs on the first images whether they are broken or not, and a paired test at level 0.001 asks whether it
-    leaves less; see :func:`compared_on_first_images`.
+    leaves too: a baseline from a single start leaves some images by chance, which is no fault of the gradients.
+
+    On a randomized model the images that the baseline left in some draws are a biased selection. So the second attack runs on
+    the first images, broken or not, and a paired test at level 0.001 asks whether it leaves less; see
+    :func:`compared_on_first_images`.
 
     Args:
         probe: The model and the images.
         attack: The second attack.
         allowed: The share of the images left that a weaker attack may break.
-        restarted: An attack with the same access as the baseline, and with restarts.
+        restarted: An attack with the baseline's access and with restarts, for deterministic models.
 
     Returns:
         ``None`` where it does not, and where the baseline leaves next to nothing.
@@ -89,24 +91,25 @@ def second_attack(
             {"robust_accuracy_second": after.accuracy, "robust_accuracy": before.accuracy},
         )
     rows = torch.from_numpy(right.all(axis=0)).nonzero()[: probe.second_attack_images, 0]
-    broken, names = _broken(probe, attack, rows), probe.baseline_name
+    broken, baseline = _broken(probe, attack, rows), probe.baseline_name
     if restarted is not None and _breaks_more(broken, allowed):
-        broken, names = broken[~_broken(probe, restarted, rows)], f"{names} and an attack with restarts"
+        broken = broken[~_broken(probe, restarted, rows)]
+        baseline += " and an attack with restarts"
     if not _breaks_more(broken, allowed):
         return None
     return Stronger(
-        f"breaks {broken.sum()} of {len(broken)} images that {names} left",
+        f"breaks {broken.sum()} of {len(broken)} images that {baseline} left",
         {"broken": int(broken.sum()), "left": len(broken)},
     )
 
 
 def _broken(probe: ModelProbe, attack: Attack, rows: Tensor) -> NDArray[np.bool_]:
-    """``(n,)``, which images an attack breaks on a deterministic model."""
+    """``(n,)``: whether an attack breaks each of the images ``rows`` ``(n,)`` of a deterministic model."""
     return np.asarray(~scored(probe.evaluate(attack, rows).outcomes).right.all(axis=0))
 
 
 def _breaks_more(broken: NDArray[np.bool_], allowed: float) -> bool:
-    """Whether more than a share of the images are broken, by an exact binomial test."""
+    """Whether more than ``allowed`` of the images are broken, by an exact binomial test at level 0.001."""
     return _upper_tail(int(broken.sum()), len(broken), allowed) < _LEVEL
 
 
@@ -147,7 +150,7 @@ def second_attack_passes(probe: ModelProbe, attack: Attack) -> int:
 
 
 def _upper_tail(successes: int, trials: int, share: float) -> float:
-    """The probability of at least so many successes."""
+    """The probability of at least that many successes."""
     from scipy.special import bdtrc
 
     return 1.0 if successes == 0 else float(bdtrc(successes - 1, trials, share))
