@@ -109,9 +109,9 @@ def _add_gallery(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--budget", choices=BUDGETS, default="standard", help="of the audits (standard)")
     group.add_argument("--jobs", type=int, default=usable_cores(), help="processes (one per core)")
     group.add_argument(
-        "--time-limit", type=float, default=math.inf, help="seconds, after which the tables tell what is missing"
+        "--time-limit", type=float, default=math.inf, help="in seconds; the tables name what is missing then (none)"
     )
-    group.add_argument("--results", type=Path, help="a file that receives each result as soon as it is there")
+    group.add_argument("--results", type=Path, help="a file to which each result is written at once")
     group.add_argument(
         "--read",
         nargs="+",
@@ -119,7 +119,7 @@ def _add_gallery(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="make the tables from these files of --results, and audit nothing",
     )
-    group.add_argument("--write", type=Path, help="a document that receives the tables between two marks")
+    group.add_argument("--write", type=Path, help="a document; the tables are written between its two marks")
 
 
 def _gallery_run(options: argparse.Namespace) -> GalleryRun:

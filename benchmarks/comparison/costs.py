@@ -91,7 +91,7 @@ def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
 def training_overhead(model: str, *, steps: int, batches: int, augmentations: tuple[str, ...], turns: int) -> Ratio:
     """The time of an epoch of adversarial training, over that of a bare loop with the same passes and the same optimizer.
 
-    The images are in uint8 and are augmented by us only.
+    The images are in uint8. Only our training augments them.
 
     Args:
         model: The name of a network; it gets random weights.

@@ -43,7 +43,7 @@ __all__ = ["PARTS", "Row", "Sizes", "timed"]
 PLAIN = "plain loop"
 
 FIRST = f"{OURS}, first cell"
-"""Ours with the measurements of the model, which the first evaluation of a model in a process makes."""
+"""Ours with the measurements of the model, which only the first evaluation of a model in a process makes."""
 
 COMPILED = "torch.compile"
 """The plain loop with a network that ``torch.compile(mode="reduce-overhead")`` has made."""
@@ -423,7 +423,7 @@ def commands(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 
         def seconds(*words: str) -> float:
             started = time.perf_counter()
-            # An installed program has compiled files, which this machine may forbid beside the sources.
+            # An installed program has compiled files; this environment may forbid them beside the sources.
             environment = os.environ | {
                 "XDG_CACHE_HOME": folder,
                 "PYTHONPATH": os.pathsep.join(sys.path),

@@ -38,7 +38,7 @@ _SLOW_FIRST = 4
 """The trainings of each slow model that are audited first."""
 
 _IMPORTED_LATE = ("scipy.special", "torch._dynamo")
-"""What the checks and torch's optimizers import at their first use: two seconds per process."""
+"""Imports that the checks and torch's optimizers delay until their first use; they take two seconds per process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ class GalleryRun:
         only: The models; all if empty.
         seeds: The trainings of each honest model.
         first_seed: The seed of the first training; the others follow it.
-        budget: Of the audits.
+        budget: The budget of the audits.
         jobs: The number of processes.
-        seconds: The time limit of the run; infinite by default.
+        seconds: The time limit of the run.
         read: Files of results from which the tables are made; nothing is audited where there are any.
-        results: A file that receives each result as soon as it is there.
-        document: A file that receives the tables between two marks.
+        results: A file to which each result is written at once; ``None`` for none, and with ``read``.
+        document: A file into which the tables are written, between two marks.
     """
 
     only: Sequence[str] = ()
@@ -69,7 +69,7 @@ class GalleryRun:
 
 
 def examine(unit: Unit) -> Entry:
-    """Audits a model of the gallery. A broken defense is also attacked by the attack made for it, and AutoAttack looks at it.
+    """Audits a model of the gallery. A broken defense is also attacked by the attack made for it, and checked by AutoAttack.
 
     Args:
         unit: The audit.
@@ -85,7 +85,7 @@ def _broken(unit: Unit) -> Entry:
     images, labels = examples("test")
     unknown = slice(kind.first_unknown, kind.first_unknown + IMAGES)
     count = images_for(model, images)
-    # Before the audit, whose queries a model may remember outside of itself.
+    # Measured first, since a model may remember the queries of the audit outside of itself.
     truth = true_accuracy(model, images[unknown], labels[unknown])
     found = audited(model, images[:count], labels[:count], budget=unit.budget, training=partial(examples, "train"))
     return Entry(
@@ -140,8 +140,8 @@ def selected(only: Sequence[str]) -> tuple[list[str], list[str]]:
 def units_of(run: GalleryRun) -> list[Unit]:
     """The audits of a run, in the order in which they begin.
 
-    The longest come first. But of each model whose audits are long, all but a few trainings come last, so that a run that its
-    time limit cuts off lacks some of these, and nothing else.
+    The long audits come first. But most trainings of each slow model come last, so that a run lacks only some of these when its
+    time limit ends it.
 
     Args:
         run: The run.
@@ -175,9 +175,12 @@ def run_gallery(run: GalleryRun) -> None:
         run: What is audited.
 
     Raises:
-        UserError: The gallery has no such model, a file of results is damaged, or the document has no marks.
+        UserError: The gallery has no such model, a file of results is damaged, the document has no marks, or results are both
+            read and written.
     """
     units = units_of(run)
+    if run.read and run.results is not None:
+        raise UserError(f"--read audits nothing, so {run.results} would stay empty: leave out --results")
     if run.document is not None:
         _around_the_tables(run.document)
     entries = read_entries(run.read) if run.read else _audited(run, units)
@@ -199,7 +202,7 @@ def _audited(run: GalleryRun, units: Sequence[Unit]) -> list[Entry]:
         entry = Entry(unit=unit, error=result.reason) if isinstance(result, Failed) else result
         entries.append(entry)
         if run.results is not None:
-            # Each line is there even if this process is killed.
+            # Opened for each line, so that it is stored even if this process is killed.
             with run.results.open("a", encoding="utf-8") as file:
                 file.write(f"{entry.model_dump_json()}\n")
         print(

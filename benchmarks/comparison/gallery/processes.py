@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _LONGEST_WAIT = 3600.0
-"""In seconds; the operating system takes no infinite time."""
+"""In seconds; the operating system accepts no infinite time."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def in_processes(
 ) -> Iterator[tuple[T, R | Failed]]:
     """Yields each argument with its result as soon as it is there.
 
-    A process has one thread, and begins as a copy of one that has imported the function's module. What a call leaves behind,
-    or its crash, touches no other call.
+    A process has one thread, and begins as a copy of one that has imported the function's module. Neither the state that a call
+    leaves nor its crash affects another call.
 
     Args:
-        function: Picklable, like the arguments and its results.
+        function: Picklable, like the arguments and its results, which are never ``None``.
         arguments: In the order in which the calls begin.
         jobs: The number of processes at a time.
         deadline: When the calls that still run are killed, and no more begin, on the clock of :func:`time.monotonic`.
@@ -65,7 +65,7 @@ def in_processes(
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_send, args=(theirs, function, argument), daemon=True)
                 process.start()
-                # With this end open here, a process that dies would not close the connection.
+                # If this end stayed open here, the death of the process would not close the connection.
                 theirs.close()
                 running[ours] = process, argument
             ready = wait(list(running), min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))

@@ -25,8 +25,8 @@ class Unit(NamedTuple):
 
     Attributes:
         name: The model.
-        seed: Of the training of an honest model; ``None`` for a broken defense.
-        budget: Of the audit.
+        seed: The seed of an honest model's training; ``None`` for a broken defense.
+        budget: The budget of the audit.
     """
 
     name: str
@@ -46,11 +46,11 @@ def _today() -> str:
 
 
 class Entry(BaseModel):
-    """What the tools noticed in one model: a line of the file.
+    """What the tools noticed in one model, as a line of the file.
 
     Attributes:
         unit: The audit.
-        evidence: Of each check that noticed something, by its name.
+        evidence: The evidence of each check that noticed something, by its name.
         under_pgd: The robust accuracy under the baseline attack of the audit; ``None`` where the model is refused.
         truth: The robust accuracy of a broken defense under the attack made for it.
         autoattack: The flags of AutoAttack on a broken defense; ``None`` without it.
@@ -85,7 +85,7 @@ def read_entries(paths: Sequence[Path]) -> list[Entry]:
         paths: The files.
 
     Raises:
-        UserError: A file cannot be read, a line is no entry or names no model of the gallery, or two lines are about the same audit.
+        UserError: A file cannot be read, a line is no entry or names no model of the gallery, or two lines have the same audit.
     """
     entries: dict[Unit, Entry] = {}
     for path in paths:
@@ -139,7 +139,7 @@ def _two_places(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that ends no cell of a Markdown table."""
+    """A text with its bars escaped, which would end a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
@@ -162,14 +162,13 @@ def alarms_table(entries: Sequence[Entry]) -> str:
 
 
 def summary(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:
-    """The counts of both tables, where they come from, and what is missing, in one line each.
+    """The counts of both tables, what is missing, and where the counts come from, in one line each.
 
     Args:
         entries: The audits that were made.
         missing: The audits that were not.
     """
-    broken = [entry for entry in entries if entry.unit.seed is None]
-    honest = [entry for entry in entries if entry.unit.seed is not None]
+    broken, honest = _broken_and_honest(entries)
     lines = []
     if broken:
         ours = sum(bool(entry.expected) for entry in broken)
@@ -185,7 +184,7 @@ def summary(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:
     if failed:
         lines.append(f"- Audits that ended with an error: {failed}.")
     if missing:
-        lines.append(f"- Missing, because the time was over before: {'; '.join(_by_name(missing))}.")
+        lines.append(f"- Not audited: {'; '.join(_by_name(missing))}.")
     lines += [
         f"- Audits with the budget {budget} on {day}, {software}: {count}."
         for (day, budget, software), count in sorted(
@@ -193,6 +192,13 @@ def summary(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:
         )
     ]
     return "\n".join(lines)
+
+
+def _broken_and_honest(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The entries of broken defenses, and those of honest models."""
+    broken = [entry for entry in entries if entry.unit.seed is None]
+    honest = [entry for entry in entries if entry.unit.seed is not None]
+    return broken, honest
 
 
 def _by_name(units: Sequence[Unit]) -> list[str]:
@@ -210,8 +216,7 @@ def text_of(entries: Sequence[Entry], missing: Sequence[Unit]) -> str:
         entries: The audits that were made.
         missing: The audits that were not.
     """
-    broken = [entry for entry in entries if entry.unit.seed is None]
-    honest = [entry for entry in entries if entry.unit.seed is not None]
+    broken, honest = _broken_and_honest(entries)
     parts = [
         summary(entries, missing),
         *([noticed_table(broken)] if broken else []),

@@ -28,7 +28,7 @@ class HonestModel:
         parameters: Parameters of the defense that are not its defaults.
         dataset: The data set, as users name theirs.
         epochs: Training epochs.
-        slow: Whether an audit takes a minute, and not some seconds.
+        slow: Whether an audit takes a minute rather than seconds.
     """
 
     model: str = "small-cnn"

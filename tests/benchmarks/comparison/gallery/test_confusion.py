@@ -46,7 +46,7 @@ def test_a_run_keeps_its_results(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert entries[Unit("strided", 0, "quick")].evidence == {}
     assert entries[Unit("reversed-backward", None, "quick")].expected == ["wrong-gradient"]
     page = document.read_text(encoding="utf-8")
-    assert "Missing" not in page
+    assert "Not audited" not in page
     assert "[2/2, " in capfd.readouterr().err
 
     run_gallery(GalleryRun(only=models, seeds=1, budget="quick", read=[results], document=document))
@@ -58,8 +58,15 @@ def test_a_run_keeps_its_results(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_a_run_that_is_cut_off_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Here all."""
     run_gallery(GalleryRun(only=["strided", "one-hot"], seeds=1, seconds=0, results=tmp_path / "results.jsonl"))
-    assert "before: one-hot; strided, seed 0." in capsys.readouterr().out
+    assert "Not audited: one-hot; strided, seed 0." in capsys.readouterr().out
     assert read_entries([tmp_path / "results.jsonl"]) == []
+
+
+def test_results_are_not_both_read_and_received(tmp_path: Path) -> None:
+    """Nothing is audited where tables are made from files, so no file could receive a result."""
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(UserError, match="--results"):
+        run_gallery(GalleryRun(only=["one-hot"], read=[path], results=path))
 
 
 def test_a_document_without_marks_is_refused_before_any_audit(tmp_path: Path) -> None:

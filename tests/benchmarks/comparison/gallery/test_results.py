@@ -64,7 +64,7 @@ def test_the_summary_counts_what_was_noticed_and_what_is_missing() -> None:
     text = summary([NOTICED, MISSED], [Unit("trades", 12), Unit("one-hot"), Unit("trades", 7)])
     assert "notice 1 of 2 broken defenses" in text
     assert "AutoAttack flags 1 of 1" in text
-    assert "Missing, because the time was over before: one-hot; trades, seed 7 12." in text
+    assert "Not audited: one-hot; trades, seed 7 12." in text
     assert f"budget standard on {NOTICED.day}, {NOTICED.software}: 2." in text
 
 
