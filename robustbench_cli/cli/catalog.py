@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, corruptions, augmentations, recipes, suites, checks, and the training.
+"""The catalog of named things: those of all kinds in :data:`KINDS`, and the parameters of the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -250,8 +250,10 @@ def card(kind: str, name: str) -> dict[str, Any]:
             entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
         return _check_card(entry)
-    if kind in {"recipe", "corruption"}:
-        entry |= _recipe_facts(target) if kind == "recipe" else {"group": _group(name)}
+    if kind == "recipe":
+        return _recipe_card(entry, target)
+    if kind == "corruption":
+        entry["group"] = _group(name)
     if _is_family(kind, name):
         return entry | {"members": sorted(target().members())}
     if kind == "attack":
@@ -263,13 +265,15 @@ def card(kind: str, name: str) -> dict[str, Any]:
     return entry
 
 
-def _recipe_facts(recipe: type[NamedRecipe]) -> dict[str, Any]:
-    """What a recipe is for, how it departs from its source, and its values with their sources; else the defaults."""
+def _recipe_card(entry: dict[str, Any], recipe: type[NamedRecipe]) -> dict[str, Any]:
+    """The card of a recipe: its values with their sources; the defaults of a training for a recipe without values."""
+    # Data of another shape may fit too.
+    del entry["shape"]
     if not recipe.values:
-        return {"parameters": card("training", "train")["parameters"]}
+        return entry | {"parameters": card("training", "train")["parameters"]}
     rows = [(key, "", entry) for key, entry in recipe.values.items()]
     rows += [(key, name, entry) for name, entries in recipe.for_dataset.items() for key, entry in entries.items()]
-    return {
+    return entry | {
         "code": recipe.code,
         "defenses": list(recipe.defenses),
         "datasets": list(recipe.datasets),

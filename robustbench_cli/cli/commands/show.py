@@ -58,7 +58,7 @@ def facts(entry: dict[str, Any]) -> dict[str, Any]:
     lines: dict[str, Any] = {
         key: entry[key]
         for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "augmentations", "paper")
-        if entry.get(key) not in (None, []) and (key, entry["kind"]) != ("shape", "recipe")
+        if entry.get(key) not in (None, [])
     }
     if "attacked_by" in entry:
         lines["attacked by"] = entry["attacked_by"]
