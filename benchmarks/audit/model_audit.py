@@ -231,7 +231,7 @@ def _seconds_per_pass(probe: ModelProbe) -> float:
         return round(source.forwards + source.backwards - before)
 
     once()
-    # On a busy machine, other processes interrupt most of the passes; the fastest of several is that of an idle one.
+    # Other processes interrupt most passes on a busy machine, so the fastest of several counts.
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < 2 or time.perf_counter() - begun < _SECONDS_OF_TIMING:

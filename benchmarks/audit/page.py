@@ -15,7 +15,7 @@ from robustbench_cli.benchmarks.reports.html.template import rendered
 __all__ = ["audit_page"]
 
 _MOST = 2000
-"""The largest number of characters of a text that names checks or says why they did not run."""
+"""The largest number of characters of a list of names, and of a reason."""
 
 
 def audit_page(groups: Sequence[AuditedRows]) -> str:
@@ -56,12 +56,12 @@ def _accuracies(groups: Sequence[AuditedRows]) -> Table:
 
 def _checked(groups: Sequence[AuditedRows]) -> Table:
     """For each group the checks that found nothing, and those that were left out for each reason."""
-    lines: list[tuple[str, ...]] = []
+    texts: list[tuple[str, ...]] = []
     for group in groups:
         if group.passed:
-            lines.append((group.title, "found nothing", ", ".join(group.passed), ""))
-        lines += [(group.title, "left out", ", ".join(names), reason) for reason, names in group.left_out_for.items()]
-    rows = [[Field(shortened(text, most=_MOST)) for text in line] for line in lines]
+            texts.append((group.title, "found nothing", ", ".join(group.passed), ""))
+        texts += [(group.title, "left out", ", ".join(names), reason) for reason, names in group.left_out_for.items()]
+    rows = [[Field(shortened(text, most=_MOST)) for text in row] for row in texts]
     headers = [(name, False) for name in ("rows", "outcome", "checks", "reason")]
     return Table(caption="The checks without a finding", headers=headers, rows=rows)
 

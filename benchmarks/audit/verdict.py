@@ -100,7 +100,7 @@ class ThreatFigures(BaseModel):
 
     @property
     def text(self) -> str:
-        """The radius, and the targets and the seed that are not the usual ones."""
+        """The radius, and the targets and the seed where they are not the defaults."""
         radius = f"eps {self.eps}" if self.eps else "any distance"
         targeted = "" if self.targeted == "no" else f", targeted {self.targeted}"
         return f"{radius}{targeted}{f', seed {self.seed}' if self.seed else ''}"

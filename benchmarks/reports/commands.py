@@ -29,8 +29,8 @@ def reproducing_command(result: Result, results: Mapping[str, Result]) -> str | 
 
     Returns:
         The command; ``None`` for a cell of a cascade or of another accounting, which only its whole suite computes, and for
-        one whose smaller radius is not in the store, or whose foreign checkpoint neither it nor the result of an earlier
-        version names. A model of the user's cache is trained again, by the same recipe.
+        one whose smaller radius is not in the store, or whose foreign checkpoint no result names. A model of
+        the user's cache is trained again by the same recipe.
     """
     cell, chain = result.cell, _chain(result, results)
     model = _model(result, results)
@@ -74,7 +74,7 @@ def _file(path: str, result: Result) -> list[str]:
 
 
 def _is_foreign(path: str) -> bool:
-    """Whether a checkpoint does not say what is in it, as the project's own do. The file is not read here."""
+    """Whether a checkpoint is not of this project, so that it does not say what is in it. The file is not read."""
     return Path(path).suffix != ".safetensors"
 
 
@@ -87,7 +87,7 @@ def _network(result: Result) -> list[str]:
 
 
 def _recipe(result: Result) -> Iterator[str]:
-    """The options of a training that is not the usual one; its seed is the cell's unless it is given."""
+    """The options of a training that is not the usual one. Its seed is an option only where it is not the cell's."""
     for name, value in result.origin.recipe.items():
         if name == "recipe" and value in recipes.names():
             yield from ("--recipe", str(value))

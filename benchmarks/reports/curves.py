@@ -105,7 +105,7 @@ class TradeOffPoint:
         attack: The attack, or the per-image worst case.
         on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other. A model
             with a doubt is never on the front, and keeps no other model from it.
-        doubt: Why it is not compared: the flags of its row, or else that an audit says ``broken``; empty without a doubt.
+        doubt: Why it is not compared: the flags of its row, or else the verdict ``broken`` of an audit; empty without a doubt.
     """
 
     label: str

@@ -261,13 +261,13 @@ class Bar:
         text: str | None = None,
         left: str | None = None,
     ) -> None:
-        """Sets the progress of the bar, its total or its text, or the time left where a better estimate is known."""
+        """Sets the progress of the bar, its total, its text, or the text of a better estimate of the time left."""
         if self._bars is not None and self._id is not None:
             fields: dict[str, Any] = {} if left is None else {"left": left}
             self._bars.update(self._id, completed=completed, total=total, description=text, **fields)
 
     def restart(self, text: str, *, completed: int, total: int) -> None:
-        """Shows the bar, for other steps: its time begins again."""
+        """Shows the bar for other steps; its time begins again."""
         if self._bars is not None and self._id is not None:
             self._bars.reset(self._id, description=text, completed=completed, total=total, visible=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -45,8 +46,8 @@ class TrainingBars:
 class JobProgress:
     """Shows how far jobs are, and collects their results and failures.
 
-    On a terminal there is a line for all cells, and at most two for each device: one for each worker, or one for all of more
-    than two.
+    On a terminal there is a line for all cells, and for each device a line for each of its workers, or one line for more than
+    two workers.
 
     Args:
         progress: Where they are shown.
@@ -61,6 +62,8 @@ class JobProgress:
         self._progress = progress
         self._cells = progress.add("cells", total=len(jobs)) if jobs else None
         self._devices: dict[str, _DeviceLines] = {}
+        # An engine may report ends from another thread than progress.
+        self._lock = threading.Lock()
         self._started: set[str] = set()
         self._pace = _Pace(jobs)
         self._searched = set(searched)
@@ -76,24 +79,22 @@ class JobProgress:
                 self._progress.finished(f"{name}: started; an attack of another library reports progress by batch only")
         elif is_foreign(job) and done < job.cell.n:
             self._progress.finished(f"{describe_cell(job)}: {done} of {job.cell.n} images done")
-        if job.device not in self._devices:
-            self._devices[job.device] = _DeviceLines(job.device, self._progress)
-        self._devices[job.device].running(job, done)
-        self._show_devices()
+        with self._lock:
+            if job.device not in self._devices:
+                self._devices[job.device] = _DeviceLines(job.device, self._progress)
+            self._devices[job.device].record(job, done)
+            self._show_devices()
 
     def _show_devices(self) -> None:
         """Shows the lines of all devices; the passes per second of each where there are several."""
-        devices = list(self._devices.values())
-        for lines in devices:
-            lines.show(self._pace.rate_on(lines.device) if len(devices) > 1 else 0)
+        for device, lines in self._devices.items():
+            lines.show(self._pace.rate_on(device) if len(self._devices) > 1 else 0)
 
     def finished(self, job: Job, outcome: Result | Failure) -> None:
         """Shows the result or failure of a job."""
         from robustbench_cli.benchmarks.execution.worker import lease_name
         from robustbench_cli.benchmarks.store.records import Failure
 
-        for lines in list(self._devices.values()):
-            lines.ended(job)
         search = lease_name(job)
         reused = search in self._searched
         if not isinstance(outcome, Failure):
@@ -109,7 +110,10 @@ class JobProgress:
             failed = f", {len(self.failures)} failed" if self.failures else ""
             text = f"cells{failed}, {self._pace.rate:,.0f} passes/s"
             self._cells.update(text=text, left=f"about {duration(self._pace.seconds_left)}")
-        self._show_devices()
+        with self._lock:
+            for lines in self._devices.values():
+                lines.end(job)
+            self._show_devices()
         self._progress.finished(f"{describe_cell(job)}: {describe_outcome(outcome, reused=reused)}{self._pace}")
 
 
@@ -122,20 +126,18 @@ class _DeviceLines:
     """
 
     def __init__(self, device: str, progress: console.Progress) -> None:
-        self.device = device
+        self._device = device
         self._jobs: dict[int | str, tuple[Job, int]] = {}
         self._bars = [progress.add(device, visible=False) for _ in range(2)]
         self._shown: list[object] = [None, None]
 
-    def running(self, job: Job, done: int) -> None:
+    def record(self, job: Job, done: int) -> None:
         """Records how many images of a job are done. A worker has one job at a time."""
         self._jobs[job.worker or job.cell.id] = job, done
 
-    def ended(self, job: Job) -> None:
-        """Records that a job has ended, for all workers that share it."""
-        for worker, (other, _) in list(self._jobs.items()):
-            if other.cell.id == job.cell.id:
-                self._jobs.pop(worker, None)
+    def end(self, job: Job) -> None:
+        """Removes a job that has ended, for all workers that share it."""
+        self._jobs = {key: entry for key, entry in self._jobs.items() if entry[0].cell.id != job.cell.id}
 
     def show(self, rate: float) -> None:
         """Shows what the workers compute.
@@ -153,7 +155,7 @@ class _DeviceLines:
             cells = {job.cell.id: (job, done) for _, (job, done) in shared[index]}
             text = self._text(shared[index], len(cells), rate if index == 0 else 0)
             done, total = sum(done for _, done in cells.values()), sum(job.cell.n for job, _ in cells.values())
-            # A bar of many cells goes on when one of them ends.
+            # The time of a bar begins again with each cell, but not with each of the many cells of one bar.
             content = [*cells] if len(shared[index]) == 1 else []
             if self._shown[index] == content:
                 bar.update(text=text, completed=done, total=total)
@@ -165,8 +167,8 @@ class _DeviceLines:
         worker, (job, _) = jobs[0]
         speed = f", {rate:,.0f} passes/s" if rate else ""
         if len(jobs) > 1:
-            return f"{self.device}, {len(jobs)} workers{speed}: {cells} {'cell' if cells == 1 else 'cells'}"
-        return f"{self.device}{f' worker {worker}' if job.worker else ''}{speed}: {describe_cell(job)}"
+            return f"{self._device}, {len(jobs)} workers{speed}: {cells} {'cell' if cells == 1 else 'cells'}"
+        return f"{self._device}{f' worker {worker}' if job.worker else ''}{speed}: {describe_cell(job)}"
 
 
 class _Pace:

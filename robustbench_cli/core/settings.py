@@ -199,7 +199,7 @@ def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python:
             key = str(first["loc"][0])
             raise UserError(f"{name} needs {name}.{key}: {fields[key].description}") from None
         if not first["loc"]:
-            # What does not fit is said of several parameters together.
+            # The error is about several parameters together.
             raise UserError(f"{name}: {_advice(first, fields)}") from None
         where = ".".join(str(part) for part in (name, *first["loc"]))
         raise UserError(f"{where} is {_shown(first['input'])}: {_advice(first, fields)}") from None

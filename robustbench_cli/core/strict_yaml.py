@@ -17,7 +17,7 @@ from robustbench_cli.core.regular_file import read_text
 __all__ = ["Position", "YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
 _MOST_VALUES = 200_000
-"""In a file, by its commas and lines: PyYAML takes seconds for so many, and no suite can have as many combinations."""
+"""The most commas and lines of a file. PyYAML takes seconds for that many, and no suite can have as many combinations."""
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
@@ -135,7 +135,8 @@ def open_yaml_file(path: Path) -> YamlFile:
     """Reads a YAML file and keeps the lines of its values; see :func:`read_yaml`.
 
     Raises:
-        UserError: The file cannot be read, is not UTF-8, is not YAML, has too many values, or violates a condition of :func:`read_yaml`.
+        UserError: The file cannot be read, is not UTF-8, is not YAML, has too many values, or violates a condition of
+            :func:`read_yaml`.
     """
     try:
         return YamlFile(path, *_read(_bounded(read_text(path))))

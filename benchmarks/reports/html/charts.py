@@ -243,7 +243,7 @@ def radius_chart(number: str, curves: Sequence[RadiusCurve], *, among: Sequence[
 
 
 def learning_chart(number: str, curve: LearningCurve) -> Markup:
-    """Accuracies after each epoch of a training; each of :data:`MEASURED` is a series.
+    """The accuracies of a training after each epoch, a line for each of :data:`MEASURED`.
 
     Args:
         number: Different for each picture of a page.

@@ -21,7 +21,7 @@ MEASURED = {
     "robust": "robust, training",
     "clean": "clean, training",
 }
-"""The accuracies of a point of a curve, and what the page calls them."""
+"""The accuracies of a point of a curve by name, with their labels on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class LearningCurve:
 
 
 def learning_curves(results: Sequence[Result]) -> list[LearningCurve]:
-    """The curves that have accuracies, of all checkpoints of results that are there.
+    """The learning curves of all checkpoints of results; a checkpoint that is gone, or that has no accuracies, has none.
 
     Args:
-        results: Their checkpoints are read from where they were when the cells ran.
+        results: Each names the path that its checkpoint had when the cell ran.
     """
     files = {result.checkpoint: result.cell.defense for result in results}
     return [curve for file, defense in files.items() for curve in _curves(Path(file), defense)]
@@ -78,7 +78,7 @@ def _training(path: Path) -> dict[str, Any]:
 
 
 def _is_measured(point: Any) -> bool:
-    """Whether a point has an epoch and held-out accuracies, all numbers in their range."""
+    """Whether a point has an epoch and a held-out accuracy, and all its accuracies are in [0, 1]."""
     return (
         isinstance(point, dict)
         and "held_out_clean" in point

@@ -134,8 +134,8 @@ class _Page:
 
     @cached_property
     def _trade_offs(self) -> list[TradeOff]:
-        charts = trade_offs(self.content.table, severest(self.content.verdicts or ()))
-        return [chart for chart in charts if len(chart.points) > 1]
+        every = trade_offs(self.content.table, severest(self.content.verdicts or ()))
+        return [chart for chart in every if len(chart.points) > 1]
 
     @property
     def trade_off_table(self) -> Table:

@@ -1,4 +1,4 @@
-"""Fills the templates of pages: one HTML document each, which loads nothing from elsewhere."""
+"""Fills the templates of pages. Each page is one HTML document that loads nothing from elsewhere."""
 
 from __future__ import annotations
 

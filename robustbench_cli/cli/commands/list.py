@@ -1,4 +1,4 @@
-"""``advdef list``: the names of attacks, defenses, data sets, models, corruptions, augmentations, recipes, suites and checks."""
+"""``advdef list``: the names of one kind of the catalog."""
 
 from __future__ import annotations
 

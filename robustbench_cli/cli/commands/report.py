@@ -167,7 +167,7 @@ def report(
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
     paths = stores_or_default(stores)
     content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, plan)
-    # The table names the damaged files.
+    # The table has named the damaged files.
     audits = partial(audited_verdicts, paths, damaged=lambda _: None)
     judged = reporting.gates.judged(
         content.table,
