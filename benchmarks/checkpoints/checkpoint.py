@@ -31,6 +31,7 @@ from robustbench_cli.benchmarks.weights.opened_file import OpenedFile, open_file
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.defense import protected_by
 
 __all__ = [
     "Checkpoint",
@@ -337,7 +338,7 @@ def _build(info: CheckpointInfo) -> nn.Module:
         info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std, config=info.config
     )
     for spec in info.defenses:
-        model = spec.build(defenses).protect(model, example_images(info.shape)[:1])
+        model = protected_by(spec.build(defenses), model, example_images(info.shape)[:1])
     return model
 
 

@@ -36,7 +36,7 @@ from robustbench_cli.benchmarks.training.extra_data import ExtraData, open_extra
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.defense import Defense, protected_by
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training.loading import Examples
 from robustbench_cli.defenses.base.training.processes import Processes
@@ -249,7 +249,7 @@ def train(
         finals: dict[str, dict[str, Tensor]] = {}
         done = 0 if begun is None else len(chain) - (len(training.all_defenses) - len(begun.defenses))
         for index, defense in enumerate(chain):
-            model = defense.protect(model, example)
+            model = protected_by(defense, model, example)
             if begun is not None and index + 1 == done:
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
@@ -296,7 +296,7 @@ def measure_epoch(
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
         for defense in chain:
-            model = defense.protect(model, example)
+            model = protected_by(defense, model, example)
             if defense.needs_fit:
                 layers = [module for module in model.modules() if [*module.parameters()] and not [*module.children()]]
                 hook = layers[0].register_forward_pre_hook(count)
@@ -375,7 +375,7 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
         if len(chain) > len(training.defenses) and not says_if_trained(training.model):
             _require_random_weights(training, dataset, model)
         for defense in chain:
-            model = defense.protect(model, example_images(dataset.shape)[:1])
+            model = protected_by(defense, model, example_images(dataset.shape)[:1])
     return model.eval(), _info(training, dataset, {})
 
 

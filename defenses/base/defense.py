@@ -32,7 +32,7 @@ from robustbench_cli.defenses.base.training.recipes import registry as recipes
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadiusDefaults
 
-__all__ = ["Defense", "defend"]
+__all__ = ["Defense", "defend", "protected_by"]
 
 
 class Defense(UsualRadiusDefaults, ABC):
@@ -121,6 +121,23 @@ class Defense(UsualRadiusDefaults, ABC):
         """
 
 
+def protected_by(defense: Defense, model: nn.Module, example: Tensor) -> nn.Module:
+    """Builds the defended model, and checks that it is one.
+
+    Args:
+        defense: The defense.
+        model: See :meth:`Defense.protect`.
+        example: See :meth:`Defense.protect`.
+
+    Raises:
+        UserError: The defense does not support the model, or gives something else than a module.
+    """
+    protected: object = defense.protect(model, example)
+    if not isinstance(protected, nn.Module):
+        raise UserError(f"{type(defense).__name__}.protect gives {_kind_of(protected)}: it must return an nn.Module")
+    return protected
+
+
 def defend(
     model: nn.Module,
     defense: Defense | str,
@@ -177,7 +194,7 @@ def defend(
         classes = checked_logits(copied, example).shape[1]
     _require_classes(classes, data, more)
     with trainer.seeded("weights"):
-        protected = defense.protect(copied, example)
+        protected = protected_by(defense, copied, example)
     if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()

@@ -208,13 +208,21 @@ def error(line: str) -> None:
 
 def fault(exception: BaseException) -> None:
     """Prints an internal error in one line; with ``-v``, after its traceback."""
+    _fault(exception, f"internal error: {type(exception).__name__}: {exception}")
+
+
+def fault_of_own_code(exception: BaseException, line: str) -> None:
+    """Prints an error in the user's own code in one line; with ``-v``, after its traceback."""
+    _fault(exception, f"error: {line}")
+
+
+def _fault(exception: BaseException, line: str) -> None:
     if not _reports_the_end():
         return
     if settings.verbose:
         _print("".join(traceback.format_exception(exception)).rstrip("\n"))
-    message = _one_line(f"{type(exception).__name__}: {exception}")
     hint = "" if settings.verbose else " (the same command with -v shows the traceback)"
-    _print(f"advdef: internal error: {message}{hint}", style="bold red")
+    _print(f"advdef: {_one_line(line)}{hint}", style="bold red")
 
 
 def details(text: str) -> None:

@@ -24,6 +24,7 @@ from robustbench_cli.cli.exit_codes import DONE, INTERNAL_ERROR, INTERRUPTED, US
 from robustbench_cli.cli.help_page import PAGE, VARIABLES
 from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
+from robustbench_cli.core.own_code import failure_in_own_code
 
 __all__ = ["advdef", "run"]
 
@@ -168,6 +169,8 @@ def _end_of_fault(error: BaseException) -> int:
         console.error(
             f"too little memory, or too few threads ({one_line(error)}): see 'ulimit -a', or compute less at once"
         )
+    elif (failure := failure_in_own_code(error)) is not None:
+        console.fault_of_own_code(error, failure)
     else:
         console.fault(error)
         return INTERNAL_ERROR

@@ -20,6 +20,7 @@ from robustbench_cli.core.class_source import source_of
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.isolation import isolated
+from robustbench_cli.core.own_code import note_own_code
 
 __all__ = ["Family", "Registry"]
 
@@ -239,6 +240,8 @@ class Registry:
         except AttributeError:
             raise UserError(f"{location} has no '{attribute}': {did_you_mean(attribute, _own_names(module))}") from None
         self._check(target, name)
+        if name not in self._entry_points:
+            note_own_code(module.__file__, f"{self.kind} {name}")
         return module, target
 
     def _other_prefix(self, name: str) -> str:

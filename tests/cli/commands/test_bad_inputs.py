@@ -235,6 +235,33 @@ def test_unreadable_values_are_an_error(advdef: Advdef, here: Path) -> None:
         assert error_line(advdef("attack", *options)).endswith(": File name too long")
 
 
+BAD_DEFENSES = """\
+from torch import nn
+from robustbench_cli.defenses.base.defense import Defense
+
+
+class Slip(Defense):
+    def protect(self, model, example):
+        return nn.Sequential(model.nope, model)
+
+class Shaped(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images[:, :, :3])
+
+class Forward(Defense):
+    def protect(self, model, example):
+        return Shaped(model)
+
+class Nothing(Defense):
+    def protect(self, model, example):
+        return None
+"""
+
+
 def test_wrong_models_and_methods_are_an_error(advdef: Advdef, here: Path) -> None:
     """A model that gives probabilities, an object of another kind, and a name that the file does not have."""
     (here / "own.py").write_text(MODELS)
@@ -250,6 +277,17 @@ def test_wrong_models_and_methods_are_an_error(advdef: Advdef, here: Path) -> No
         (("--attack", "own.py:NoMethod"), "'own.py:NoMethod' is no attack: give a class that derives from "),
     ]:
         assert error_line(advdef("attack", *options, *TINY)).startswith(line)
+
+
+def test_an_error_in_the_users_own_defense_names_its_line(advdef: Advdef, here: Path) -> None:
+    """An error of protect or of the defended model is a usage error, and so is what is no module."""
+    (here / "bad.py").write_text(BAD_DEFENSES)
+    for name, line in [
+        ("Slip", "defense bad.py:Slip fails in protect (bad.py, line 7): AttributeError: 'SmallCNN' object has no"),
+        ("Forward", "bad.py fails in forward (bad.py, line 15): RuntimeError: "),
+        ("Nothing", "Nothing.protect gives a NoneType: it must return an nn.Module"),
+    ]:
+        assert error_line(advdef("attack", "--defense", f"bad.py:{name}", *TINY)).startswith(line)
 
 
 def test_a_norm_that_another_librarys_attack_lacks_is_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
