@@ -138,11 +138,24 @@ class DefendedModel:
                 f"{self.path} takes images of shape {self.shape}, those of {dataset} have {shape}: name the data set that it "
                 f"was trained on{size_hint(self.shape, shape)}"
             )
-        low, high = int(examples.labels.min()), int(examples.labels.max())
+        self.require_labels(examples.labels, dataset)
+
+    def require_labels(self, labels: Tensor, dataset: str) -> None:
+        """Checks that labels are classes of the model.
+
+        Args:
+            labels: ``(N,)``, any number of them.
+            dataset: Their data set, as the user named it.
+
+        Raises:
+            UserError: A label is not one of the model's classes.
+        """
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.classes:
+            from_one = ": subtract 1 from each" if (low, high) == (1, self.classes) else ""
             raise UserError(
                 f"the labels of {dataset} reach from {low} to {high}, and {self.path} gives {self.classes} logits an image: "
-                f"labels are to be 0 to {self.classes - 1}"
+                f"labels are to be 0 to {self.classes - 1}{from_one}"
             )
 
     def eot(self, choice: EOTChoice) -> Draws:

@@ -422,7 +422,11 @@ def numbering_hint(data: Dataset) -> str:
     """
     if data.classes_inferred:
         lowest = int(data.split("test").labels.min())
-        return f"; its labels are {lowest} to {data.classes - 1}, and labels begin at 0" if lowest == 1 else ""
+        return (
+            f"; its labels are {lowest} to {data.classes - 1}, and labels begin at 0: subtract 1 from each"
+            if lowest == 1
+            else ""
+        )
     if not data.name.startswith("imagefolder") or not data.class_names:
         return ""
     numbers = ", ".join(f"{name} {number}" for number, name in enumerate(data.class_names[:3]))

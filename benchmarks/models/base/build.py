@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
-from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, OtherClassesError, fill
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.isolation import isolated
 
@@ -469,13 +469,14 @@ def check_model(
 
     Raises:
         UserError: The model fails on the images; its output is not ``(N, K)`` floats with K at least 2; an output is NaN or
-            +inf, or -inf for every class; the output is probabilities; K is not ``classes``; or a label is outside [0, K).
+            +inf, or -inf for every class; the output is probabilities; K is not ``classes`` (an :class:`~robustbench_cli.benchmarks.weights.fill.OtherClassesError`); or a label is outside
+            [0, K).
     """
     with frozen(model):
         logits = checked_logits(model, images, classes=classes, name=name)
     outputs = logits.shape[1]
     if classes is not None and outputs != classes:
-        raise UserError(
+        raise OtherClassesError(
             f"{name} gives {outputs} logits an image, the data have {classes} classes: give it {classes} outputs"
         )
     valid = _is_number(logits).all(dim=1) & (logits > -torch.inf).any(dim=1)

@@ -129,5 +129,10 @@ def test_weights_with_more_classes_than_the_data_read_how_labels_are_numbered(ad
     assert numbers in error_line(advdef(*folders))
     told = advdef(*folders, "--classes", "10")
     assert (told.code, numbers in told.err) == (0, True)
-    refused = error_line(advdef("attack", "--checkpoint", "gray.pt", "--dataset", "npz:one.npz", *common))
-    assert "its labels are 1 to 10, and labels begin at 0" in refused
+    of_one = ("attack", "--checkpoint", "gray.pt", "--dataset", "npz:one.npz", *common)
+    assert "its labels are 1 to 10, and labels begin at 0: subtract 1 from each" in error_line(advdef(*of_one))
+    # The first 8 images have the labels 1 to 8, which ten classes have too.
+    told = advdef(*of_one, "--classes", "10")
+    assert told.code == 2
+    assert "npz:one.npz reach from 1 to 10, and gray.pt gives 10 logits" in told.err
+    assert told.err.endswith("labels are to be 0 to 9: subtract 1 from each\n")
