@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import score_interval
 from robustbench_cli.benchmarks.reports.columns import Column
 
 if TYPE_CHECKING:
@@ -49,13 +50,7 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
     models, has_radius = _keys(table, _MODEL), [bool(eps) for eps in table["eps"]]
     compared = [entry for entry in columns if entry.name in _COMPARED]
     values = {entry.name: table[entry.name].tolist() for entry in compared}
-    ends = {
-        entry.name: (table[interval[0]].tolist(), table[interval[1]].tolist())
-        for entry in compared
-        if entry.shown is not None
-        and (interval := entry.shown.interval) is not None
-        and {*interval} <= {*table.columns}
-    }
+    ends = {entry.name: _ends(table, entry) for entry in compared}
     for rows in _groups(table):
         if len({models[row] for row in rows}) < 2:
             continue
@@ -68,11 +63,28 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
             if not present:
                 continue
             first = (min if entry.gate == "lower" else max)(present, key=column.__getitem__)
-            low, high = ends.get(entry.name) or (column, column)
+            low, high = ends[entry.name]
             winners = [row for row in present if high[row] >= low[first] - 1e-12 and low[row] <= high[first] + 1e-12]
             for row in winners if len(winners) < len(present) else ():
                 best[row].add(entry.name)
     return best
+
+
+def _ends(table: pd.DataFrame, entry: Column) -> tuple[list[float], list[float]]:
+    """The ends of the 95 % intervals of a column: those of the table, or Wilson's of a share; else the values themselves."""
+    values = table[entry.name].astype(float).tolist()
+    names = f"{entry.name}_low", f"{entry.name}_high"
+    if {*names} <= {*table.columns}:
+        low, high = (table[name].astype(float).tolist() for name in names)
+        return low, high
+    if entry.kind != "share":
+        return values, values
+    trials = table["n"] * (table["clean_accuracy"].astype(float) if entry.name == "attack_success_rate" else 1)
+    intervals = [
+        score_interval(value, number, 1.96) if number > 0 else (value, value)
+        for value, number in zip(values, trials.tolist(), strict=True)
+    ]
+    return [low for low, _ in intervals], [high for _, high in intervals]
 
 
 def _groups(table: pd.DataFrame) -> list[list[int]]:

@@ -23,6 +23,7 @@ __all__ = [
     "TradeOffPoint",
     "decisive_rows",
     "estimate",
+    "front_line",
     "grouped",
     "model_labels",
     "pareto_front",
@@ -103,8 +104,8 @@ class TradeOffPoint:
         clean: Its clean accuracy.
         robust: Its robust accuracy.
         attack: The attack, or the per-image worst case.
-        on_front: Whether no other model of the chart is better in one accuracy and at least as good in the other. A model
-            with a doubt is never on the front, and keeps no other model from it.
+        on_front: Whether no other model of the chart is at least as good in both accuracies, and better in one by more than
+            both 95 % intervals. A model with a doubt is never on the front, and keeps no other model from it.
         doubt: Why it is not compared: the flags of its row, or else the verdict ``broken`` of an audit; empty without a doubt.
     """
 
@@ -252,10 +253,9 @@ def trade_offs(
     charts = []
     for rows in grouped(decisive_rows(table), (*_SETTING, "eps_value")).values():
         doubts = [_doubt(row, verdicts) for row in rows]
+        places = [(estimate(row, "clean"), estimate(row, "robust")) for row in rows]
         # An accuracy that is too high would hide honest models.
-        places = [(row["clean_accuracy"], row["robust_accuracy"]) for row in rows]
         sound = [place for place, doubt in zip(places, doubts, strict=True) if not doubt]
-        best = {place for place, on_front in zip(sound, pareto_front(sound), strict=True) if on_front}
         charts.append(
             TradeOff(
                 setting=setting_text(rows[0]),
@@ -263,10 +263,10 @@ def trade_offs(
                 points=tuple(
                     TradeOffPoint(
                         label=label,
-                        clean=estimate(row, "clean"),
-                        robust=estimate(row, "robust"),
+                        clean=place[0],
+                        robust=place[1],
                         attack=row["attack"],
-                        on_front=not doubt and place in best,
+                        on_front=not doubt and not any(_is_worse(place, other) for other in sound),
                         doubt=doubt,
                     )
                     for row, label, place, doubt in zip(rows, model_labels(rows), places, doubts, strict=True)
@@ -282,6 +282,27 @@ def _doubt(row: dict[str, Any], verdicts: Mapping[VerdictKey, AuditedVerdict]) -
         return f"flag {', '.join(flags)}"
     verdict, evidence = verdicts.get(verdict_key(row), ("consistent", ""))
     return f"verdict broken ({evidence.partition(':')[0]})" if verdict == "broken" else ""
+
+
+def _is_worse(place: tuple[Estimate, Estimate], other: tuple[Estimate, Estimate]) -> bool:
+    """Whether the other is at least as good in both accuracies, and better in one by more than both intervals."""
+    pairs = [*zip(place, other, strict=True)]
+    return all(theirs.value >= own.value for own, theirs in pairs) and any(
+        theirs.low > own.high for own, theirs in pairs
+    )
+
+
+def front_line(chart: TradeOff) -> list[tuple[float, float]]:
+    """The corners of the Pareto front's line, rising in the clean accuracy: the models that no other exceeds in both.
+
+    Args:
+        chart: The models.
+
+    Returns:
+        Clean and robust accuracies. A model within chance of the line is on the front, though the line runs beside it.
+    """
+    points = [(point.clean.value, point.robust.value) for point in chart.points if point.on_front]
+    return sorted(point for point, is_best in zip(points, pareto_front(points), strict=True) if is_best)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:

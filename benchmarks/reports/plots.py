@@ -19,7 +19,14 @@ from robustbench_cli.benchmarks.reports.attack_points import (
     attack_charts,
     certified_curves,
 )
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, radius_curves, trade_offs
+from robustbench_cli.benchmarks.reports.curves import (
+    Estimate,
+    RadiusCurve,
+    TradeOff,
+    front_line,
+    radius_curves,
+    trade_offs,
+)
 from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -167,7 +174,7 @@ def _trade_off_figure(chart: TradeOff) -> Figure:
     labels = [point.label + (f" (crossed: {point.doubt})" if point.doubt else "") for point in chart.points]
     figure, axes = _axes(labels)
     handles = []
-    front = sorted((point.clean.value, point.robust.value) for point in chart.points if point.on_front)
+    front = front_line(chart)
     axes.step([100 * x for x, _ in front], [100 * y for _, y in front], where="pre", color="0.6", zorder=0)
     for number, point in enumerate(chart.points):
         (clean,), horizontal = _percent([point.clean])

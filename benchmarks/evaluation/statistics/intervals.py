@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "images_interval", "mean_interval", "passes_interval"]
+__all__ = ["Floats", "images_interval", "mean_interval", "passes_interval", "score_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -48,14 +48,23 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
         float((shares - center) @ (shares - center)) + _EXTREME_IMAGES * (center**2 + (1 - center) ** 2)
     ) / number
     design_effect = variance / (center * (1 - center))
-    return _score_interval(mean, len(shares) / design_effect, _normal_quantile(0.5 + confidence / 2))
+    return score_interval(mean, len(shares) / design_effect, _normal_quantile(0.5 + confidence / 2))
 
 
 _normal_quantile = lru_cache(maxsize=16)(NormalDist().inv_cdf)
 
 
-def _score_interval(mean: float, trials: float, quantile: float) -> tuple[float, float]:
-    """The interval of Wilson (1927): the shares from which the mean of so many trials is ``quantile`` standard errors away."""
+def score_interval(mean: float, trials: float, quantile: float) -> tuple[float, float]:
+    """The interval of Wilson (1927): the shares from which the mean of so many trials is ``quantile`` standard errors away.
+
+    Args:
+        mean: The share of successes, in [0, 1].
+        trials: The number of trials, greater than 0; the effective one need not be whole.
+        quantile: The quantile of the normal distribution, such as 1.96 for a coverage of 95 %.
+
+    Returns:
+        The lower and the upper end, in [0, 1].
+    """
     squared = quantile * quantile / trials
     center = (mean + squared / 2) / (1 + squared)
     half = math.sqrt(squared * (mean * (1 - mean) + squared / 4)) / (1 + squared)
@@ -116,6 +125,6 @@ def passes_interval(right: NDArray[np.bool_], *, confidence: float = 0.95) -> tu
     variance = float(passes.var(ddof=1)) / number
     if variance == 0 or not 0 < mean < 1:
         return low, high
-    of_passes = _score_interval(mean, mean * (1 - mean) / variance, float(stdtrit(number - 1, 0.5 + confidence / 2)))
+    of_passes = score_interval(mean, mean * (1 - mean) / variance, float(stdtrit(number - 1, 0.5 + confidence / 2)))
     below, above = math.hypot(mean - low, mean - of_passes[0]), math.hypot(high - mean, of_passes[1] - mean)
     return max(0.0, mean - below), min(1.0, mean + above)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, TradeOffPoint
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, TradeOffPoint, front_line
 from robustbench_cli.benchmarks.reports.html import svg
 from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import Axis
@@ -146,13 +146,13 @@ def trade_off_chart(number: str, chart: TradeOff) -> Markup:
     y = Axis((up[0], up[-1]), (_BOTTOM, _TOP + 8))
     front = sorted((point for point in points if point.on_front), key=lambda point: point.clean.value)
     # Between two models of the front, none is known to be as good as the better of both in each accuracy.
-    steps = [(x(point.clean.value), y(point.robust.value)) for point in front]
+    steps = [(x(clean), y(robust)) for clean, robust in front_line(chart)]
     corners = [(left, lower) for (left, _), (_, lower) in itertools.pairwise(steps)]
     outline = [place for pair in zip(steps, [*corners, *steps[-1:]], strict=True) for place in pair]
     marks = [(value, f"{100 * value:g}") for value in across]
     children = [
         *_percent_axes((x, marks, "clean accuracy in %"), (y, up, "robust accuracy in %")),
-        *([svg.path(outline, "front")] if len(front) > 1 else []),
+        *([svg.path(outline, "front")] if len(steps) > 1 else []),
         *(mark for point in points for mark in _cross(point, x, y)),
         *_point_labels(points, x, y),
     ]

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from robustbench_cli.benchmarks.reports.best_values import best_values
 from robustbench_cli.benchmarks.reports.columns import column
@@ -20,7 +21,7 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
         "norm": "linf",
         "eps": "0.1",
         "targeted": "no",
-        "n": 100,
+        "n": 1000,
         "flags": "",
         "clean_accuracy": 0.9,
         "robust_accuracy": 0.5,
@@ -42,7 +43,8 @@ def test_the_best_of_an_attack_and_a_threat() -> None:
         ),
         COLUMNS,
     )
-    assert best == [set(), {"robust_accuracy", "attack_success_rate", "des"}, {"robust_accuracy"}, set(), set()]
+    both = {"robust_accuracy", "attack_success_rate"}
+    assert best == [set(), both | {"des"}, both, set(), set()]
 
 
 def test_what_is_not_compared() -> None:
@@ -73,3 +75,26 @@ def test_intervals_that_overlap_are_not_told_apart() -> None:
     columns = [column("robust_accuracy")]
     assert best_values(table(*rows), columns) == [set(), {"robust_accuracy"}, {"robust_accuracy"}]
     assert best_values(table(*rows[1:]), columns) == [set(), set()]
+
+
+@pytest.mark.parametrize(("n", "marked"), [(20, False), (1000, True)])
+def test_every_accuracy_has_an_interval(n: int, marked: bool) -> None:
+    """Success and accuracies over draws, which have none in the table, and the score, which has one: 20 images tell too little."""
+    half = 30 / math.sqrt(n)
+    rows = [
+        {
+            "defense": name,
+            "n": n,
+            "clean_accuracy": 1.0,
+            "attack_success_rate": 1 - share,
+            "robust_accuracy_every_draw": share,
+            "robust_accuracy_vote": share,
+            "des": 10 * share,
+            "des_low": 10 * share - half,
+            "des_high": 10 * share + half,
+        }
+        for name, share in (("none", 0.55), ("hrs", 0.85))
+    ]
+    names = ("attack_success_rate", "robust_accuracy_every_draw", "robust_accuracy_vote", "des")
+    best = best_values(table(*rows), [column(name) for name in names])
+    assert best == [set(), {*names} if marked else set()]

@@ -10,6 +10,7 @@ import pytest
 from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.curves import (
     decisive_rows,
+    front_line,
     model_labels,
     pareto_front,
     radius_curves,
@@ -86,7 +87,7 @@ def test_models_of_one_threat_are_in_one_chart() -> None:
     rows = [
         {},
         {"defense": "trades", "checkpoint_sha256": "b" * 64, "clean_accuracy": 0.8, "robust_accuracy": 0.6},
-        {"defense": "jpeg", "clean_accuracy": 0.7, "robust_accuracy": 0.5},
+        {"defense": "jpeg", "clean_accuracy": 0.7, "robust_accuracy": 0.5, "clean_accuracy_high": 0.75},
         {"eps": "0.2", "eps_value": 0.2},
         {"dataset": "mnist"},
     ]
@@ -122,9 +123,20 @@ def test_a_model_with_flags_is_not_on_the_front() -> None:
     assert "zero-gradient" in trade_off_chart("p0", chart)
 
 
+def test_a_difference_within_the_intervals_keeps_no_model_from_the_front() -> None:
+    """82.5 [63, 93] beside 85.0 [64, 95]: both are on it, and its line goes through the better one."""
+    usual = {"clean_accuracy": 1.0, "clean_accuracy_low": 0.84, "clean_accuracy_high": 1.0}
+    first = usual | {"robust_accuracy": 0.825, "robust_accuracy_low": 0.63, "robust_accuracy_high": 0.93}
+    second = usual | {"robust_accuracy": 0.85, "robust_accuracy_low": 0.64, "robust_accuracy_high": 0.95}
+    (chart,) = trade_offs(table_of(first, second | {"defense": "hrs", "checkpoint_sha256": "b" * 64}))
+    assert [point.on_front for point in chart.points] == [True, True]
+    assert front_line(chart) == [(1.0, 0.85)]
+
+
 def test_a_model_whose_audit_says_broken_is_not_on_the_front() -> None:
     """Without a flag on its row too; a suspicious one stays."""
-    other = {"defense": "jpeg", "checkpoint_sha256": "b" * 64, "robust_accuracy": 0.9}
+    higher = {"robust_accuracy": 0.9, "robust_accuracy_low": 0.8, "robust_accuracy_high": 0.95}
+    other = {"defense": "jpeg", "checkpoint_sha256": "b" * 64} | higher
     key = "b" * 64, "digits", "", "linf"
     (chart,) = trade_offs(table_of({}, other), {key: ("broken", "above-chance: at eps 0.2")})
     assert [point.on_front for point in chart.points] == [True, False]
