@@ -77,9 +77,9 @@ def loaded(kind: str) -> dict[str, Any]:
     examples = Streamed(split) if kind == "streamed" else split
     batches, calls = torch.randperm(80).tensor_split(6), [0]
 
-    def prepare(rows: Tensor) -> Tensor:
+    def prepare(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         calls[0] += 1
-        return rows
+        return rows, labels
 
     expected = list(Loader(examples, CPU).batches(batches))
     with pretended(ROOT) as cuda:
