@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.source import GradientSource, NoGradientError
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.attacks.base.models.precision import gradient_precision
 from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
 from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside

@@ -16,25 +16,15 @@ from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
 from robustbench_cli.attacks.base.models.graphed_passes import GraphedPasses
-from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
+from robustbench_cli.attacks.base.models.passes import BatchSize, NoGradientError, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, full_float32, gradient_precision
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
-from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSample", "GradientSource", "NoGradientError", "PassOptions", "RecordedQuery"]
+__all__ = ["GradientSample", "GradientSource", "PassOptions", "RecordedQuery"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
-
-_NO_GRADIENT = (
-    "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an attack on its scores "
-    "(square, nes, spsa) or on its decisions (hopskipjump)"
-)
-
-
-class NoGradientError(UserError):
-    """The model gives no gradient to its input."""
 
 
 class PassOptions(TypedDict, total=False):
@@ -401,7 +391,7 @@ class GradientSource(ABC):
             with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = model(leaf)
             if not logits.requires_grad:
-                raise NoGradientError(_NO_GRADIENT)
+                raise NoGradientError
         detached = logits.detach()
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
         slopes, values = slope_and_value(loss, detached.flatten(0, 1).to(leaf.dtype), repeated)
@@ -435,7 +425,7 @@ class GradientSource(ABC):
         if graph is None:
             return None
         if not graph[1].requires_grad:
-            raise NoGradientError(_NO_GRADIENT)
+            raise NoGradientError
         self.forwards += self.cost * len(images)
         self._note_query(images)
         self._notify_watcher(images, graph[1].detach())

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.source import GradientSource, NoGradientError
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import margin, unmasked_classes, unmasked_spread
+from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.attacks.base.rng import Random, seeded
 
 __all__ = ["measure_noise", "measured_noise", "noise_of"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.precision import full_float32
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 
-__all__ = ["BatchSize", "as_rows", "logits_of", "single_pass"]
+__all__ = ["BatchSize", "NoGradientError", "as_rows", "logits_of", "single_pass"]
 
 Result = TypeVar("Result")
 
@@ -90,6 +90,20 @@ def as_rows(logits: object, rows: int) -> object:
     return logits.unsqueeze(0) if isinstance(logits, Tensor) and logits.dim() == 1 and rows == 1 else logits
 
 
+_NO_GRADIENT = (
+    "the model has no gradient: its logits are cut off from its input (detach, no_grad, numpy); write the step that cuts them "
+    "off as a BPDALayer (docs/randomized-defense.md), or use an attack on its scores (square, nes, spsa) or on its decisions "
+    "(hopskipjump)"
+)
+
+
+class NoGradientError(UserError):
+    """The model gives no gradient to its input."""
+
+    def __init__(self, message: str = _NO_GRADIENT) -> None:
+        super().__init__(message)
+
+
 def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Passes rows through a model once, as a copy that the model may write into.
 
@@ -103,9 +117,16 @@ def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         Logits ``(M, K)``.
 
     Raises:
+        NoGradientError: The rows need a gradient, and the model gives them to NumPy.
         UserError: The model does not return one row of logits per image.
     """
-    logits = as_rows(model(rows.clone()), len(rows))
+    try:
+        logits = as_rows(model(rows.clone()), len(rows))
+    except RuntimeError as error:
+        # PyTorch's advice, detach(), would hide from the attack that there is no gradient.
+        if rows.requires_grad and "call numpy() on Tensor that requires grad" in str(error):
+            raise NoGradientError from error
+        raise
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(rows):
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         raise UserError(

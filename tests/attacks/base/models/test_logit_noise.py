@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
-from robustbench_cli.attacks.base.gradients.source import NoGradientError
 from robustbench_cli.attacks.base.losses import rounding, unmasked_spread
 from robustbench_cli.attacks.base.models import logit_noise
 from robustbench_cli.attacks.base.models.logit_noise import measure_noise, measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of, single_pass
+from robustbench_cli.attacks.base.models.passes import BatchSize, NoGradientError, logits_of, single_pass
 from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(300, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -95,3 +95,25 @@ def test_logits_of_another_class_become_a_plain_tensor() -> None:
     logits = single_pass(lambda rows: rows.flatten(1).as_subclass(Turning), leaf)
     assert type(logits) is Tensor
     assert bool((torch.autograd.grad(logits.sum(), leaf)[0] == 1).all())
+
+
+class InNumpy(nn.Module):
+    """Rounds in NumPy, which has no gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(images.numpy().round()).flatten(1)
+
+
+def test_a_model_that_leaves_pytorch_is_told_of_bpda() -> None:
+    """PyTorch's own advice, detach(), would cut the gradient; without a gradient the model is one like any other."""
+    assert single_pass(InNumpy(), IMAGES).shape == (300, 4)
+    with pytest.raises(
+        NoGradientError, match=r"numpy.*BPDALayer \(docs/randomized-defense\.md\).*attack on its scores"
+    ):
+        single_pass(InNumpy(), IMAGES.clone().requires_grad_())
+
+    def broken(images: Tensor) -> Tensor:
+        raise RuntimeError("another error")
+
+    with pytest.raises(RuntimeError, match="another error"):
+        single_pass(broken, IMAGES.clone().requires_grad_())

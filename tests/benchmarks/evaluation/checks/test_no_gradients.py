@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.source import NoGradientError
+from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.attacks.fmn import FMN
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.no_gradients import NoGradients
