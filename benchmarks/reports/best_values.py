@@ -48,6 +48,9 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
     """
     best: list[set[str]] = [set() for _ in range(len(table))]
     models, has_radius = _keys(table, _MODEL), [bool(eps) for eps in table["eps"]]
+    # Their score is divided by chance.
+    lossless = table.get("clean_accuracy_loss_within_interval")
+    without_loss = set() if lossless is None else {row for row, value in enumerate(lossless) if value == 1}
     compared = [entry for entry in columns if entry.name in _COMPARED]
     values = {entry.name: table[entry.name].tolist() for entry in compared}
     ends = {entry.name: _ends(table, entry) for entry in compared}
@@ -60,6 +63,8 @@ def best_values(table: pd.DataFrame, columns: Sequence[Column]) -> list[set[str]
             present = [row for row in rows if column[row] == column[row] and column[row] is not None]
             if entry.only == "radius":
                 present = [row for row in present if has_radius[row]]
+            elif entry.name == "des":
+                present = [row for row in present if row not in without_loss]
             if not present:
                 continue
             first = (min if entry.gate == "lower" else max)(present, key=column.__getitem__)

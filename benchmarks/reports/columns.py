@@ -258,8 +258,8 @@ def threat_text(row: Record) -> str:
 
 
 def _score(row: Record) -> str:
-    score = _FORMS["points"](row["des"])
-    return f"{score}~" if row["clean_accuracy_loss_within_interval"] else score
+    # Divided by a loss that may be nothing, the score is a number by chance.
+    return "~" if row["clean_accuracy_loss_within_interval"] else _FORMS["points"](row["des"])
 
 
 COLUMNS: tuple[Column, ...] = (

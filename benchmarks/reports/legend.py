@@ -82,7 +82,9 @@ def notes(table: pd.DataFrame, names: Collection[str] | None = None) -> list[str
         lines += [_MEAN] if table["mce"].isna().all() else []
     lines += quick_look(table)
     if "des" in (shown if names is None else names) and table["clean_accuracy_loss_within_interval"].eq(True).any():
-        lines.append("~ in des: the loss of clean accuracy is not statistically significant")
+        lines.append(
+            "~ in des: no score, since the loss of clean accuracy that divides it is not statistically significant"
+        )
     if "stop_when_decided" in table.columns and table["stop_when_decided"].notna().any():
         lines.append(
             "decided at: n images, in random order, were attacked until the accuracy of all was known to reach this limit or not; the "

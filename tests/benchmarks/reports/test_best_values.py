@@ -98,3 +98,15 @@ def test_every_accuracy_has_an_interval(n: int, marked: bool) -> None:
     names = ("attack_success_rate", "robust_accuracy_every_draw", "robust_accuracy_vote", "des")
     best = best_values(table(*rows), [column(name) for name in names])
     assert best == [set(), {*names} if marked else set()]
+
+
+def test_a_score_without_a_loss_is_neither_shown_nor_the_best() -> None:
+    """Prevented points over a loss that may be nothing: the highest number of all is no figure."""
+    rows = table(
+        {"defense": "a", "des": 2.0, "clean_accuracy_loss_within_interval": False},
+        {"defense": "b", "des": 1.0, "clean_accuracy_loss_within_interval": False},
+        {"defense": "c", "des": -250.0, "clean_accuracy_loss_within_interval": True},
+        {"defense": "d", "des": 500.0, "clean_accuracy_loss_within_interval": True},
+    )
+    assert best_values(rows, [column("des")]) == [{"des"}, set(), set(), set()]
+    assert [column("des").text(row) for row in rows.to_dict(orient="records")] == ["2.0", "1.0", "~", "~"]
