@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.worst_case_flags import is_quick_look, worst_case_flags
 
-__all__ = ["FlagsOfGroup", "failed_rows", "missing_rows", "model_and_threat", "rows"]
+__all__ = ["FlagsOfGroup", "failed_rows", "missing_rows", "model_and_threat", "planned_rows", "rows"]
 
 Together = tuple[Sequence[Result], Outcomes]
 """Results, and the outcomes of their images, stacked."""
@@ -79,6 +79,18 @@ def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
 def missing_rows(requested: Sequence[RequestedCell]) -> pd.DataFrame:
     """The rows of requested cells without a result: only the columns that describe a cell have values."""
     return _table([RowSource(entry.cell, entry.eps, entry.checkpoint) for entry in requested])
+
+
+def planned_rows(requested: Sequence[RequestedCell]) -> pd.DataFrame:
+    """The rows that cells will have, as :func:`missing_rows`, and those of their worst cases.
+
+    Args:
+        requested: The cells; one whose condition does not hold will have no row.
+    """
+    table = missing_rows(requested)
+    threats = [model_and_threat(entry.cell) for entry in requested]
+    first = {threat: threats.index(threat) for threat, number in Counter(threats).items() if number > 1}
+    return pd.concat([table, table.loc[[*first.values()]].assign(attack=WORST_CASE)], ignore_index=True)
 
 
 def _table(sources: Sequence[RowSource]) -> pd.DataFrame:

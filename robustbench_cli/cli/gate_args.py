@@ -19,6 +19,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.reports.cases import Case, SuitePositions
     from robustbench_cli.benchmarks.reports.gates import GateResult
     from robustbench_cli.benchmarks.reports.requirements import Requirement
@@ -193,6 +194,31 @@ class GateArgs:
         positions = None if first is None else SuitePositions(first, places)
         return replace(self, requirements=[*self.requirements, *suite_requirements(config)], positions=positions)
 
+    def require_rows(self, jobs: Callable[[], Sequence[Job]]) -> None:
+        """Refuses a condition of a suite's gate that no row can meet, before anything is computed.
+
+        Args:
+            jobs: Gives the jobs behind the rows; only called where a gate has a condition.
+
+        Raises:
+            UserError: No row of the jobs or of their worst cases can meet it.
+        """
+        placed = [(gate, gate.position) for gate in self.requirements if gate.where and gate.position is not None]
+        if not placed:
+            return
+        from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.rows import planned_rows
+        from robustbench_cli.benchmarks.store.records import RequestedCell
+
+        table = planned_rows([RequestedCell(cell=job.cell, eps=job.eps, checkpoint="") for job in jobs()])
+        for gate, place in placed:
+            known = {name: values for name, values in gate.where.items() if name in _PLANNED}
+            # The means over corruptions have rows of their own.
+            if any(value.startswith("mean") for value in known.get("corruption", ())):
+                known = {name: values for name, values in known.items() if name not in {"corruption", "severity"}}
+            for line in gates.unmet([table], known, option=f"{place.path}, line {place.line}: where"):
+                raise UserError(line)
+
     @property
     def needs_findings(self) -> bool:
         """Whether a gate judges what checks found: flags or verdicts."""
@@ -235,6 +261,10 @@ class GateArgs:
         ]
         unmatched = [] if before is None else gates.without_baseline(table, before)
         return Judged(table, self, results, unfinished, unmatched)
+
+
+_PLANNED = {"dataset", "model", "defense", "corruption", "severity", "attack", "norm", "eps", "seed"}
+"""The columns whose values are known before anything is computed."""
 
 
 def obey(missing: Sequence[str], broken: Sequence[str], *, informational: bool) -> None:

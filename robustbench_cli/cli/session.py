@@ -103,6 +103,7 @@ def run_suite(
         _require_writable(common.store, save_images)
         note_other_norms(planned)
         warn_of_unused_options(config, planned.models)
+        reporting.gates.require_rows(partial(planned.expected_jobs, job_options(common)))
         _train(common, planned, devices)
         note_cascades(planned)
         jobs = planned.jobs(job_options(common, save_images, split=split))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.options import command
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.reports.requirements import Requirement
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
 __all__ = ["check"]
@@ -51,12 +53,35 @@ def _described(path: Path) -> str:
         raise UserError(f"{path} is no suite file: give a file that ends in .yaml")
     config = read_suite(str(path))
     _require_known_names(config)
+    requirements = suite_requirements(config)
+    _require_named_attacks(config, requirements)
     counts = {
         "defense": len(config.defenses),
         "attack": len(config.entries),
-        "gate": len(suite_requirements(config)),
+        "gate": len(requirements),
     }
     return ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in counts.items())
+
+
+def _require_named_attacks(config: SuiteConfig, requirements: Sequence[Requirement]) -> None:
+    """Checks the attacks in conditions of gates against those of the suite; other columns need the data and the models.
+
+    Raises:
+        UserError: The suite has no such attack.
+    """
+    named = [entry.name for entry in config.entries]
+    # A suite without attacks has those that the user named elsewhere, and own code has other names in the table.
+    if not named or any(":" in name for name in named):
+        return
+    known = [*dict.fromkeys(named), *(["worst-case"] if len(named) > 1 else [])]
+    for requirement in requirements:
+        for value in requirement.where.get("attack", ()):
+            name = value.partition("(")[0].removeprefix("+")
+            if name not in known and requirement.position is not None:
+                place = requirement.position
+                raise UserError(
+                    f"{place.path}, line {place.line}: where 'attack={value}' fits no row: {did_you_mean(name, known)}"
+                )
 
 
 def _require_known_names(config: SuiteConfig) -> None:

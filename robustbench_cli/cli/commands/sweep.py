@@ -114,7 +114,7 @@ def sweep(
     gates = _gates(gates, config, shard)
     if dry_run or status:
         _require_no_run("--dry-run" if dry_run else "--status")
-        _report_status(common, config, shard, dry_run=dry_run)
+        _report_status(common, config, gates, shard, dry_run=dry_run)
     else:
         run_suite(
             common,
@@ -155,16 +155,19 @@ def _require_no_run(option: str) -> None:
             raise UserError(f"{option} computes nothing, so that --{given} changes nothing: leave one of them out")
 
 
-def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] | None, *, dry_run: bool) -> None:
+def _report_status(
+    common: Common, config: SuiteConfig, gates: GateArgs, shard: tuple[int, int] | None, *, dry_run: bool
+) -> None:
     """Prints how far the cells of a suite are; with ``dry_run`` also each cell and its cost."""
     from robustbench_cli.benchmarks.suites.plan import plan
     from robustbench_cli.cli.notices import note_other_norms, warn_of_small_datasets, warn_of_unused_options
-    from robustbench_cli.cli.session import cache_for
+    from robustbench_cli.cli.session import cache_for, job_options
 
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         note_other_norms(planned)
         warn_of_unused_options(config, planned.models)
+        gates.require_rows(partial(planned.expected_jobs, job_options(common)))
         stored = _stored(common.store)
         cells = _states(common, planned, shard, stored, costs=dry_run)
     warn_of_small_datasets(config, {state.job.cell.dataset: state.job.cell.n for state in cells})

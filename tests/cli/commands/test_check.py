@@ -39,6 +39,11 @@ def test_suites_are_checked_without_running_them(advdef: Callable[..., Any], tmp
         ("small-cnn", "smal-cnn", "line 2: unknown model 'smal-cnn': did you mean 'small-cnn'?"),
         ("gates:", "gate:", "line 5: unknown key 'gate': did you mean 'gates'?"),
         ("fail-on-flag: any", "fail-on-flag: ani", "line 7: fail-on-flag 'ani': unknown flag 'ani'"),
+        (
+            "fail-on-flag: any",
+            "{fail-on-flag: any, where: attack=wurst-case}",
+            "line 7: where 'attack=wurst-case' fits no row: did you mean 'worst-case'?",
+        ),
         ("_low=0.38", "_low=38", "line 6: fail-under 'robust_accuracy_low=38': robust_accuracy_low is a share"),
     ],
 )

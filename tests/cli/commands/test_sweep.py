@@ -46,6 +46,26 @@ OF_RUNS = ["--existing=rerun", "--timeout=5", "--jobs=2", "--split", "--engine=l
 OF_TABLES = ["--output=x.csv", "--format=csv", "--informational", "--fail-on-flag=any"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("eps=0.3", "'eps=0.3' fits no row: there is '0.1', '0.2'"),
+        ("defense=hrs", "'defense=hrs' fits no row: there is 'none', 'random-resize-pad'"),
+        ("[attack=worst-case, seed=1]", "'seed=1' fits no row: there is '0'"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--status",)])
+def test_a_gate_that_no_planned_row_can_meet_is_refused_before_the_run(
+    advdef: Advdef, suite: Path, condition: str, message: str, options: tuple[str, ...]
+) -> None:
+    """A worst case is planned, though no cell is one."""
+    suite.write_text(f"{SUITE}gates: [{{fail-on-flag: any, where: {condition}}}]\n")
+    ended = advdef("sweep", "suite.yaml", *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"advdef: error: suite.yaml, line 6: where {message}" in ended.err
+    assert not list(Path("advdef-runs").glob("cells/*"))
+
+
 @pytest.mark.parametrize("word", [*OF_RUNS, *OF_TABLES])
 @pytest.mark.parametrize("option", ["--dry-run", "--status"])
 def test_options_of_a_run_and_its_table_need_one(advdef: Advdef, suite: Path, option: str, word: str) -> None:
