@@ -1,4 +1,4 @@
-"""Worker processes that are forked from a server that has imported torch: importing it takes longer than what tests let them do."""
+"""Worker processes that are forked from a server that has imported torch: the import takes longer than the work of a test."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Context(ForkServerContext):
 
 
 def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forks the processes that the tested code would spawn. Commands that tests run in processes of their own still spawn theirs."""
+    """Forks the processes that the tested code would spawn. A command in a process of its own still spawns them."""
 
     def get_context(method: str) -> _Context:
         assert method == "spawn"

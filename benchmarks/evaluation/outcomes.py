@@ -243,7 +243,8 @@ class Outcomes:
         types = dict.fromkeys(_INTEGERS, np.min_scalar_type(lowest))
         types |= {name: np.dtype("f4") for name in _ROUNDED if np.array_equal(arrays[name], arrays[name].astype("f4"))}
         fields_of_file = [(name, types.get(name, array.dtype), array.shape) for name, array in arrays.items()]
-        record = np.empty((), np.dtype(fields_of_file, align=True))
+        # Zeros also fill the padding, so that equal outcomes have equal files.
+        record = np.zeros((), np.dtype(fields_of_file, align=True))
         for name, array in arrays.items():
             record[name] = array
         buffer = io.BytesIO()

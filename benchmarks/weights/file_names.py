@@ -23,4 +23,5 @@ def require_existing(path: Path) -> None:
     """
     if not path.exists():
         near = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
-        raise UserError(f"no checkpoint {path}: {did_you_mean(path.name, near)}")
+        hint = did_you_mean(path.name, near) if near else "its folder has no file of weights"
+        raise UserError(f"no checkpoint {path}: {hint}")

@@ -81,7 +81,7 @@ UNKNOWN = [
     ("attack", "--dataset", "digitz?channels=3", "unknown dataset 'digitz': did you mean 'digits'?"),
     ("attack", "--model", "resnet18", "unknown model 'resnet18': did you mean 'torchvision:resnet18'?"),
     ("attack", "--suite", "standrd", "unknown suite 'standrd': did you mean 'standard'?"),
-    ("certify", "--checkpoint", "gone.pt", "no checkpoint gone.pt: there are none"),
+    ("certify", "--checkpoint", "gone.pt", "no checkpoint gone.pt: its folder has no file of weights"),
 ]
 
 

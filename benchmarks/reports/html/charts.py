@@ -256,6 +256,7 @@ def learning_chart(number: str, curve: LearningCurve) -> Markup:
     children = [
         *_percent_axes((x, marks, "epoch"), (y, (0, 0.25, 0.5, 0.75, 1), "accuracy in %")),
         *(svg.path(places, f"curve s{index}") for index, places in enumerate(series) if places),
+        *(svg.marker(index, *places[-1], f"mark s{index}") for index, places in enumerate(series) if places),
     ]
     last = ", ".join(
         f"{words} {100 * curve.points[-1][name]:.1f} %" for name, words in MEASURED.items() if name in curve.points[-1]

@@ -257,6 +257,17 @@ def test_the_file_is_one_record_in_small_types(make_outcomes: MakeOutcomes, clas
         assert file["outcomes"]["l2"].dtype == np.float32
 
 
+@given(anything)
+def test_equal_outcomes_have_equal_files(outcomes: Outcomes) -> None:
+    """The bytes between the fields are zeros, whatever the memory held before."""
+    with np.load(io.BytesIO(outcomes.to_bytes())) as file:
+        record = file["outcomes"]
+    content = np.frombuffer(record.tobytes(), dtype=np.uint8).copy()
+    for kind, offset in ((entry[0], entry[1]) for entry in record.dtype.fields.values()):
+        content[offset : offset + kind.itemsize] = 0
+    assert not content.any()
+
+
 def test_many_classes_have_room_in_votes() -> None:
     """127 classes fit into one byte, and their numbers beyond the rejection do not."""
     predictions, labels = np.array([[126, 0], [126, 1]], dtype=np.int8), np.array([126, 5], dtype=np.int8)

@@ -208,7 +208,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "resnet18.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no checkpoint .*/resnet8.pth: did you mean 'resnet18.pth'"):
         read_bytes(tmp_path / "resnet8.pth")
-    with pytest.raises(UserError, match=r"no checkpoint .*/x/y.pth: there are none"):
+    with pytest.raises(UserError, match=r"no checkpoint .*/x/y.pth: its folder has no file of weights"):
         read_bytes(tmp_path / "x" / "y.pth")
     refused(tmp_path, r"cannot be read \(it is a folder, not a file\): give a file of weights")
     os.mkfifo(tmp_path / "pipe.pt")
