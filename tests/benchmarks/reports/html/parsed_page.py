@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 HOSTILE = (
@@ -59,6 +60,11 @@ class Parsed(HTMLParser):
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(f"a comment: {data}")
+
+    def hidden_characters(self) -> list[str]:
+        """The characters in all texts that control a terminal, take no room or turn the direction."""
+        everything = "".join(text for texts in self.texts.values() for text in texts)
+        return re.findall(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u202e]", everything)
 
     def shape(self) -> set[tuple[str, tuple[str, ...], str]]:
         """The tags with their attributes and classes: all that is not text."""

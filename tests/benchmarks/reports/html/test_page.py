@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +24,7 @@ def test_a_hostile_name_stays_text(make_content: MakeContent, name: str) -> None
     assert hostile.texts["script"] == harmless.texts["script"]
     assert hostile.texts["style"] == harmless.texts["style"]
     assert hostile.texts["title"][0] == "Adversarial robustness report"
-    everything = "".join(text for texts in hostile.texts.values() for text in texts)
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u202e]", everything)
+    assert hostile.hidden_characters() == []
 
 
 def test_a_long_name_makes_no_long_page(make_content: MakeContent) -> None:
@@ -42,14 +39,10 @@ def source(make_content: MakeContent) -> str:
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(source: str) -> None:
-    """The policy allows the one script and the one style by their hashes, and pictures inside the page."""
+    """It has one script and one style, which test_template.py holds to the policy, and pictures inside the page."""
     parsed = Parsed(source)
-    (policy,) = (attrs["content"] for _, attrs in parsed.elements if attrs.get("http-equiv"))
     for kind in ("script", "style"):
-        digest = base64.b64encode(hashlib.sha256("".join(parsed.texts[kind]).encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}'" in str(policy)
         assert sum(tag == kind for tag, _ in parsed.elements) == 1
-    assert "default-src 'none'" in str(policy)
     addresses = [value for _, attrs in parsed.elements for key, value in attrs.items() if key in {"src", "href"}]
     assert all(str(address).startswith(("data:image/png;base64,", "#")) for address in addresses)
     assert not [attrs for _, attrs in parsed.elements if "style" in attrs or any(key.startswith("on") for key in attrs)]
