@@ -37,6 +37,11 @@ _INTEGERS = ("labels", "targets", "clean", "perturbed")
 _ROUNDED = ("clean_survival", "survival", "l2", "linf")
 _MOST_CLASSES = 2**20
 
+# The margin adds at most a third of a draw to the share of right draws, and takes at most as much from it.
+_FLOATS = dict.fromkeys(("clean_survival", "survival"), (-0.34, 1.34, "share of draws")) | dict.fromkeys(
+    ("distance", "l2", "linf"), (0.0, np.finfo(np.float64).max, "finite distance")
+)
+
 _RECORD = "outcomes"
 """The name of the one array of a file. Files of earlier versions have an array for each attribute."""
 
@@ -308,7 +313,15 @@ class Outcomes:
                 raise ValueError(f"'{name}' has values that are no class")
         if not (targets and draws and images):
             raise ValueError("it has no images")
+        _require_ranges(arrays)
         return cls(**arrays)
+
+
+def _require_ranges(arrays: dict[str, Array]) -> None:
+    for name, (least, most, meaning) in _FLOATS.items():
+        # The comparison is false for NaN.
+        if not (arrays[name].min() >= least and arrays[name].max() <= most):
+            raise ValueError(f"'{name}' has values that are no {meaning}")
 
 
 def _attributes(arrays: dict[str, Array], attacks: tuple[int, ...]) -> dict[str, Array]:

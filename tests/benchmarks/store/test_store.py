@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,27 @@ def test_accuracies_must_be_those_of_the_outcomes(
     assert [str(error).partition("json ")[2] for error in named] == [
         "states 0.99 as robust_accuracy, and its outcomes have 0.25: remove it, and run the same command again"
     ]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
+@pytest.mark.parametrize("name", ["clean_survival", "survival", "distance", "l2", "linf"])
+def test_outcomes_must_be_shares_and_distances(
+    tmp_path: Path, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult, name: str, value: float
+) -> None:
+    """NaN would win every selection of the strongest attack; files with a matching hash are named, also beside honest ones."""
+    store, named = Store(tmp_path / "store"), []
+    outcomes = make_outcomes(clean=[1, 1, 0, 1], robust=[0, 1, 0, 0])
+    changed = getattr(outcomes, name).copy()
+    changed[..., 1] = value
+    for seed, stored in enumerate((outcomes, replace(outcomes, **{name: changed}))):
+        result, _ = make_result(make_cell(seed=seed), outcomes)
+        content = stored.to_bytes()
+        store.publish(result.model_copy(update={"outcomes_sha256": hashlib.sha256(content).hexdigest()}), content)
+    assert [result.cell.seed for result in store.verified(damaged=named.append)] == [0]
+    (line,) = map(str, named)
+    assert f"'{name}' has values that are no " in line
+    with pytest.raises(UserError, match=f"'{name}' has values that are no .*: remove "):
+        store.outcomes(result.cell.id)
 
 
 def test_a_summary_that_was_emptied_is_not_believed(filled: Filled) -> None:
