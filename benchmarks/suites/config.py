@@ -406,6 +406,23 @@ class SuiteConfig(_Grid):
         except UserError as error:
             raise UserError(f"{self.prefix(key)}{error}") from None
 
+    def require_radii(self, norms: Sequence[Norm]) -> None:
+        """Checks that the radii are small enough for norms.
+
+        Args:
+            norms: Those of the suite, or the usual one of its attacks.
+
+        Raises:
+            UserError: A radius is above 1 in linf.
+        """
+        for number, eps in enumerate(self.eps or ()):
+            if "linf" in norms and eps.value > 1:
+                meant = f"{eps.text}/255" if eps.text.isdecimal() and eps.value <= 255 else "8/255"
+                raise UserError(
+                    f"{self.prefix('eps', number)}eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as "
+                    f"in {meant}"
+                )
+
     def grid_options(self) -> list[GridOptions]:
         """Each combination of the evaluation options."""
         dimensions = [

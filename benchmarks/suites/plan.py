@@ -246,6 +246,7 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
     )
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
+    config.require_radii(norms)
     suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset, models in _models(config, cache_for, seed).items():
         data = models[0].cache.data

@@ -201,7 +201,7 @@ class Suite:
             usual_eps: The data set's usual radius in linf.
 
         Raises:
-            UserError: A radius is missing or too large, an attack does not support the norm, or ``repeats`` is set for
+            UserError: A radius is missing, an attack does not support the norm, or ``repeats`` is set for
                 ``"single-draw"``.
         """
         if self.accounting == "single-draw" and self.options.repeats is not None:
@@ -231,9 +231,6 @@ class Suite:
             if self.norm != "linf":
                 raise UserError(f"no default eps for {self.norm}: pass --eps, or set eps in the suite file")
             radii = [parse_eps(usual_eps)]
-        for eps in radii if self.norm == "linf" else ():
-            if eps.value > 1:
-                raise UserError(f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255")
         return radii
 
     def require_fit(self, examples: Slice) -> None:

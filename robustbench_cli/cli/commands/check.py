@@ -13,6 +13,7 @@ from robustbench_cli.cli.options import command
 from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.reports.requirements import Requirement
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
 
@@ -53,6 +54,8 @@ def _described(path: Path) -> str:
         raise UserError(f"{path} is no suite file: give a file that ends in .yaml")
     config = read_suite(str(path))
     _require_known_names(config)
+    config.require_radii(_norms(config))
+    _warn_of_missing_checkpoints(config)
     requirements = suite_requirements(config)
     _require_named_attacks(config, requirements)
     counts = {
@@ -61,6 +64,30 @@ def _described(path: Path) -> str:
         "gate": len(requirements),
     }
     return ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in counts.items())
+
+
+def _norms(config: SuiteConfig) -> Sequence[Norm]:
+    """The norms of a suite; without any, the usual one of its attacks, if a radius needs it and no own code has to run."""
+    if config.norm or all(eps.value <= 1 for eps in config.eps or ()):
+        return config.norm or ()
+    if any(":" in entry.name for entry in config.entries):
+        return ()
+    from robustbench_cli.attacks import registry as attacks
+    from robustbench_cli.benchmarks.suites.suite import usual_norm
+
+    return (usual_norm([attacks.load(entry.name).norms for entry in config.entries] or [("linf",)]),)
+
+
+def _warn_of_missing_checkpoints(config: SuiteConfig) -> None:
+    """Warns of checkpoints that are not there. They may be elsewhere than the suite is checked, so that this is no error."""
+    from robustbench_cli.benchmarks.weights.file_names import require_existing
+
+    for entry in (entry for chain in config.defenses for entry in chain):
+        try:
+            if entry.checkpoint is not None:
+                require_existing(entry.checkpoint)
+        except UserError as error:
+            console.warn(f"{entry.location}: {error}")
 
 
 def _require_named_attacks(config: SuiteConfig, requirements: Sequence[Requirement]) -> None:

@@ -40,6 +40,11 @@ def test_suites_are_checked_without_running_them(advdef: Callable[..., Any], tmp
         ("gates:", "gate:", "line 5: unknown key 'gate': did you mean 'gates'?"),
         ("fail-on-flag: any", "fail-on-flag: ani", "line 7: fail-on-flag 'ani': unknown flag 'ani'"),
         (
+            "model: small-cnn",
+            "model: small-cnn\neps: [8/255, 8]",
+            "line 3: eps is 8: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255",
+        ),
+        (
             "fail-on-flag: any",
             "{fail-on-flag: any, where: attack=wurst-case}",
             "line 7: where 'attack=wurst-case' fits no row: did you mean 'worst-case'?",
@@ -67,3 +72,21 @@ def test_each_file_with_a_mistake_has_a_line(advdef: Callable[..., Any], tmp_pat
     assert ended.code == 2
     assert [line.rpartition(": ")[2] for line in ended.err.splitlines()][1:] == ["give a file that ends in .yaml"]
     assert "missing.yaml cannot be read" in ended.err
+
+
+def test_a_radius_in_another_norm_may_be_large(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """By the suite's norm, or by the usual one of attacks that have no linf."""
+    for number, text in enumerate(("norm: l2\nattacks: [pgd]", "attacks: [ddn]")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(f"{text}\neps: 8\n")
+        assert advdef("check", str(path)).code == 0
+
+
+def test_a_checkpoint_that_is_not_there_has_a_warning(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """It may be on the machine that runs the suite."""
+    (tmp_path / "net.pt").touch()
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"defenses:\n- {{checkpoint: {tmp_path / 'nett.pt'}}}\nattacks: [pgd]\n")
+    ended = advdef("check", str(path))
+    assert ended.code == 0
+    assert f"{path}, line 2: no checkpoint {tmp_path / 'nett.pt'}: did you mean 'net.pt'?" in ended.err
