@@ -175,10 +175,32 @@ def judge(
         verdicts: The verdicts of audits, for a gate on verdicts.
     """
     rows = select(table, requirement.where)
-    if requirement.limit is not None:
-        if requirement.baseline is None:
-            return compare(rows, requirement.limit)
-        return compare_with_baseline(rows, select(requirement.baseline, requirement.where), requirement.limit)
+    if requirement.limit is None:
+        result = _judge_findings(requirement, rows, verdicts or {})
+    elif requirement.baseline is None:
+        result = compare(rows, requirement.limit)
+    else:
+        result = compare_with_baseline(rows, select(requirement.baseline, requirement.where), requirement.limit)
+    if not result.judgments:
+        result.add(None, "missing", f"{requirement.label}: {_nothing_judged(requirement)}")
+    return result
+
+
+def _nothing_judged(requirement: Requirement) -> str:
+    """Why a gate judges none of the rows that there are, and what would be right."""
+    if requirement.limit is None:
+        return (
+            "the audit judges rows of each corruption and severity, and there are only their means: choose other rows"
+        )
+    if requirement.baseline is None:
+        return f"no row needs a {requirement.limit.column}: choose rows of defended models"
+    return f"neither the baseline nor the table has a {requirement.limit.column} to compare: give another column or other rows"
+
+
+def _judge_findings(
+    requirement: Requirement, rows: pd.DataFrame, verdicts: Mapping[VerdictKey, AuditedVerdict]
+) -> GateResult:
+    """Judges rows by their flags or by the verdicts on them."""
     result = GateResult()
     if rows.empty:
         result.add(None, "missing", f"{requirement.label}: there is no row to judge")
@@ -186,7 +208,7 @@ def judge(
         if requirement.gate.kind == "flag":
             _judge_flags(row, requirement.text, result)
         else:
-            _judge_verdict(row, requirement.text, verdicts or {}, result)
+            _judge_verdict(row, requirement.text, verdicts, result)
     return result
 
 

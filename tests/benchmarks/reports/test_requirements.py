@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from robustbench_cli.benchmarks.reports.gate_options import GATES
+from robustbench_cli.benchmarks.reports.columns import gated_columns
+from robustbench_cli.benchmarks.reports.gate_options import GATES, Gate
 from robustbench_cli.benchmarks.reports.requirements import Requirement, judge, parse_entry, parse_requirement
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import Position
@@ -88,3 +92,64 @@ def test_a_verdict_fails_a_gate(worst: str, expected: list[str]) -> None:
     gate = parse_requirement(GATE["fail-on-verdict"], worst)
     assert outcomes(gate, *rows, verdicts=verdicts) == expected
     assert outcomes(gate, {"corruption": "mean"}, {"norm": "l2"}, verdicts=verdicts) == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "text", "told"),
+    [
+        ("max-drop", "des=1%", "neither the baseline nor the table has a des to compare"),
+        (
+            "max-drop",
+            "mean_corruption_accuracy=1%",
+            "neither the baseline nor the table has a mean_corruption_accuracy",
+        ),
+        ("max-drop", "mean_l2=1%", "neither the baseline nor the table has a mean_l2 to compare"),
+        ("max-drop", "certified_accuracy=1%", "neither the baseline nor the table has a certified_accuracy"),
+        ("fail-under", "des=2", "no row needs a des: choose rows of defended models"),
+    ],
+)
+def test_a_limit_that_judges_no_row_does_not_pass(gate: str, text: str, told: str) -> None:
+    """An undefended model without means or certificates has none of these figures, now or before."""
+    rows = table({"mean_l2": None})
+    requirement = parse_requirement(GATE[gate], text)
+    if requirement.gate.baseline:
+        requirement = replace(requirement, baseline=rows.assign(certified_accuracy=None))
+    (line,) = judge(requirement, rows).missing
+    assert line.startswith(f"--{gate} {text}: {told}")
+
+
+def test_a_gate_on_verdicts_that_judges_no_row_does_not_pass() -> None:
+    """The mean over corruptions has no verdict: alone it cannot be judged, beside another row it does not matter."""
+    gate = parse_requirement(GATE["fail-on-verdict"], "broken", where={"corruption": ["mean"]})
+    verdicts = {("x", "digits", "", "linf"): ("consistent", "")}
+    (line,) = judge(gate, table({"corruption": "mean", "checkpoint_sha256": "x"}), verdicts).missing
+    assert line.startswith("--fail-on-verdict broken --where corruption=mean: ")
+    assert "there are only their means" in line
+
+
+def test_every_gate_judges_a_row_or_cannot_be_judged() -> None:
+    """Whatever a gate is on, a row without a figure, and no row, have a judgment; each column has a limit each way."""
+    for rows in (table({"robust_accuracy": None}), table({"corruption": "mean"}), table()):
+        for gate in GATES:
+            for text in _values_of(gate):
+                requirement = parse_requirement(gate, text)
+                if gate.baseline:
+                    requirement = replace(requirement, baseline=rows.reindex(columns=[*rows, *_lacking(rows)]))
+                assert judge(requirement, rows.reindex(columns=[*rows, *_lacking(rows)])).judgments, (gate.name, text)
+
+
+def _lacking(rows: pd.DataFrame) -> list[str]:
+    return [name for name in gated_columns() if name not in rows]
+
+
+def _values_of(gate: Gate) -> list[str]:
+    """Every value of a gate that its parser takes."""
+    if gate.kind != "limit":
+        return ["any" if gate.kind == "flag" else "broken"]
+    allowed = []
+    for name in gated_columns():
+        with suppress(UserError):
+            parse_requirement(gate, f"{name}=0.5")
+            allowed.append(f"{name}=0.5")
+    assert len(allowed) > 3
+    return allowed
