@@ -146,17 +146,17 @@ class _DeviceLines:
             rate: The passes per second on the device; 0 shows none.
         """
         jobs = list(self._jobs.items())
-        shared = [jobs] if len(jobs) > len(self._bars) else [[entry] for entry in jobs]
+        groups = [jobs] if len(jobs) > len(self._bars) else [[entry] for entry in jobs]
         for index, bar in enumerate(self._bars):
-            if index >= len(shared):
+            if index >= len(groups):
                 bar.hide()
                 self._shown[index] = None
                 continue
-            cells = {job.cell.id: (job, done) for _, (job, done) in shared[index]}
-            text = self._text(shared[index], len(cells), rate if index == 0 else 0)
+            cells = {job.cell.id: (job, done) for _, (job, done) in groups[index]}
+            text = self._text(groups[index], len(cells), rate if index == 0 else 0)
             done, total = sum(done for _, done in cells.values()), sum(job.cell.n for job, _ in cells.values())
             # The time of a bar begins again with each cell, but not with each of the many cells of one bar.
-            content = [*cells] if len(shared[index]) == 1 else []
+            content = [*cells] if len(groups[index]) == 1 else []
             if self._shown[index] == content:
                 bar.update(text=text, completed=done, total=total)
             else:
