@@ -119,7 +119,7 @@ def _judged(
     return AuditedRows(
         dataset=cell.dataset,
         model=cell.model,
-        checkpoint=first.checkpoint,
+        checkpoint=first.origin.named_checkpoint(first.checkpoint),
         checkpoint_sha256=cell.checkpoint,
         defense=cell.defense,
         corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",

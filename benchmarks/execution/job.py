@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Origin
+from robustbench_cli.core.atomic_write import display_path
 
 __all__ = ["Job", "JobOptions"]
 
@@ -65,3 +66,8 @@ class Job(JobOptions):
     worker: int = 0
     origin: Origin = Origin()
     replaces: dict[str, str] = {}
+
+    @property
+    def named_checkpoint(self) -> str:
+        """The file that the user knows; see :meth:`~robustbench_cli.benchmarks.store.records.Origin.named_checkpoint`."""
+        return self.origin.named_checkpoint(display_path(self.checkpoint))

@@ -174,7 +174,7 @@ def _rows_of(results: Sequence[Result], attacks: Outcomes, worst_outcomes: Outco
         source = RowSource(
             cell=result.cell,
             eps=result.eps,
-            checkpoint=result.checkpoint,
+            checkpoint=result.origin.named_checkpoint(result.checkpoint),
             results=[result],
             summary=result.summary,
             flags=result.flags,
@@ -197,7 +197,7 @@ def _worst_case(results: Sequence[Result], attacks: Outcomes, worst: Outcomes) -
     source = RowSource(
         cell=first.cell,
         eps=first.eps,
-        checkpoint=first.checkpoint,
+        checkpoint=first.origin.named_checkpoint(first.checkpoint),
         results=results,
         summary=summarize(worst),
         flags=worst_case_flags(results, attacks, worst),

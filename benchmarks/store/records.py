@@ -75,6 +75,14 @@ class Origin(BaseModel):
     base: str = ""
     base_defenses: int = 0
 
+    def named_checkpoint(self, checkpoint: str) -> str:
+        """The file that the user knows: the one that a defense was put around without training, or the given one.
+
+        Args:
+            checkpoint: The path of the model's own checkpoint, which may lie in the cache.
+        """
+        return checkpoint if self.recipe or not self.base else self.base
+
 
 class Result(BaseModel):
     """A finished cell.

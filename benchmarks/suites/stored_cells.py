@@ -10,7 +10,6 @@ from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import RequestedCell
 from robustbench_cli.benchmarks.suites.config import SuiteConfig
 from robustbench_cli.benchmarks.suites.plan import CacheFor, plan
-from robustbench_cli.core.atomic_write import display_path
 
 __all__ = ["SuiteCells", "suite_cells"]
 
@@ -61,9 +60,7 @@ def suite_cells(config: SuiteConfig, *, cache_for: CacheFor, seed: int, options:
     untrained = {model.expected.identity for model in planned.models if model.needs_training}
     return SuiteCells(
         {
-            _key(job.cell, untrained): RequestedCell(
-                cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)
-            )
+            _key(job.cell, untrained): RequestedCell(cell=job.cell, eps=job.eps, checkpoint=job.named_checkpoint)
             for job in planned.expected_jobs(options)
         }
     )

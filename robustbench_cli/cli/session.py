@@ -281,11 +281,8 @@ def _request(jobs: list[Job], store: Path) -> None:
     """Records in the store which cells were requested, those of other shards too: a report without them is incomplete."""
     from robustbench_cli.benchmarks.store.records import RequestedCell
     from robustbench_cli.benchmarks.store.store import Store
-    from robustbench_cli.core.atomic_write import display_path
 
-    Store(store).request(
-        RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in jobs
-    )
+    Store(store).request(RequestedCell(cell=job.cell, eps=job.eps, checkpoint=job.named_checkpoint) for job in jobs)
 
 
 def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:
@@ -332,7 +329,12 @@ def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[l
             failures.append(Failure(cell=job.cell, eps=job.eps, error=str(error)))
             continue
         # The same images and weights may have had other names when they were attacked.
-        names = {"cell": job.cell, "eps": job.eps, "checkpoint": display_path(job.checkpoint)}
+        names = {
+            "cell": job.cell,
+            "eps": job.eps,
+            "checkpoint": display_path(job.checkpoint),
+            "origin": job.origin,
+        }
         results.append(result.model_copy(update=names))
     return results, failures
 

@@ -368,7 +368,7 @@ _CELL_COLUMNS = (
     _CellColumn("model", lambda cell: cell.job.cell.model),
     _CellColumn("n", lambda cell: str(cell.job.cell.n), numeric=True),
     _CellColumn("defense", lambda cell: cell.job.cell.defense, in_title=False),
-    _CellColumn("checkpoint", lambda cell: str(cell.job.checkpoint)),
+    _CellColumn("checkpoint", lambda cell: cell.job.named_checkpoint),
     _CellColumn("mean", lambda cell: ",".join(map(repr, cell.job.mean or ())) or "-"),
     _CellColumn("std", lambda cell: ",".join(map(repr, cell.job.std or ())) or "-"),
     _CellColumn("corruption", lambda cell: cell.job.cell.corruption_label or "-"),
@@ -390,10 +390,10 @@ def cell_states(cells: Sequence[CellState]) -> RenderableType:
 
     On a narrow terminal, the values that all cells share stand above the table, and costs are left out.
     """
-    names = {
-        str(cell.job.checkpoint): (cell.job.cell.dataset, cell.job.cell.model, cell.job.cell.defense) for cell in cells
-    }
-    files = ambiguous_files((label, path) for path, label in names.items())
+    files = ambiguous_files(
+        ((cell.job.cell.dataset, cell.job.cell.model, cell.job.cell.defense), cell.job.named_checkpoint)
+        for cell in cells
+    )
     texts = {entry.name: [entry.text(cell) for cell in cells] for entry in _CELL_COLUMNS}
     texts["checkpoint"] = [files.get(path, "") for path in texts["checkpoint"]]
     several_normalizations = len({(cell.job.mean, cell.job.std) for cell in cells}) > 1

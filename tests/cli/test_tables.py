@@ -226,7 +226,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
                 "eot": 10,
                 "seed": 0,
             }
-            job = {"eps": "8/255", "checkpoint": "a/hrs.safetensors", "mean": None, "std": None}
+            job = {"eps": "8/255", "named_checkpoint": "a/hrs.safetensors", "mean": None, "std": None}
             cell |= {name: value for name, value in changed.items() if name in cell}
             job |= {name: value for name, value in changed.items() if name in job}
             state = {
@@ -261,7 +261,7 @@ def drawn_cells(states: list[Any], width: int | None, monkeypatch: pytest.Monkey
         ("dataset", ("mnist", "fashion-mnist")),
         ("targeted", ("no", "all")),
         ("norm", ("linf", "l2")),
-        ("checkpoint", ("a.safetensors", "b.safetensors")),
+        ("named_checkpoint", ("a.safetensors", "b.safetensors")),
         ("mean", ((0.5,), (0.4,))),
     ],
 )

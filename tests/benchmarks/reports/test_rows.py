@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.reports.gates import select
 from robustbench_cli.benchmarks.reports.rows import Together, failed_rows
 from robustbench_cli.benchmarks.reports.rows import rows as table_of
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.records import Failure, Origin, Result
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
 
@@ -31,6 +31,7 @@ CONTRACT = (
 
 HRS = MethodSpec(name="hrs", parameters={"channels": [5, 5]})
 CW_PGD = MethodSpec(name="cw-pgd", parameters={"steps": 40})
+FGSM = MethodSpec(name="fgsm")
 Stored = tuple[Result, Callable[[], Outcomes]]
 Add = Callable[..., Stored]
 
@@ -87,6 +88,23 @@ def test_a_row_says_what_was_run_and_found(add: Add) -> None:
     assert pd.isna(row["des"])
 
 
+@pytest.mark.parametrize(
+    ("origin", "named"),
+    [
+        (Origin(), "cache/digits-small-cnn-hrs-b09521e776b5.safetensors"),
+        (Origin(base="net.pt"), "net.pt"),
+        (Origin(base="net.pt", recipe={"seed": 0}), "cache/digits-small-cnn-hrs-b09521e776b5.safetensors"),
+    ],
+    ids=["own", "wrapped", "trained"],
+)
+def test_a_defense_without_training_keeps_the_name_of_its_checkpoint(add: Add, origin: Origin, named: str) -> None:
+    """The user knows no file of the cache, unless it has weights of its own; the worst case has the same name."""
+    cached = {"checkpoint": "cache/digits-small-cnn-hrs-b09521e776b5.safetensors", "origin": origin}
+    model = {"result": cached, "defenses": (HRS,), "checkpoint": "h" * 64}
+    made = [add([5] * 4, attack=attack, **model) for attack in (CW_PGD, FGSM)]
+    assert rows(made)["checkpoint"].tolist() == [named] * 3
+
+
 def test_outcomes_are_read_once(add: Add) -> None:
     """Each file, whether its attack is alone, combined or compared with others."""
     read: list[int] = []
@@ -109,7 +127,7 @@ def test_a_cell_with_damaged_outcomes_has_no_row(add: Add) -> None:
     stored = [
         add([10, 0, 10, 4]),
         add([0] * 4, attack=CW_PGD),
-        add([9] * 4, attack=MethodSpec(name="fgsm")),
+        add([9] * 4, attack=FGSM),
         add([0] * 4, seed=1),
     ]
     damaged = {stored[1][0].cell.id, stored[3][0].cell.id}
