@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,8 +80,6 @@ def test_a_file_of_weights_takes_its_network(model: nn.Module, tmp_path: Path) -
     result = gate(
         tmp_path / "net.pt",
         model=network,
-        shape=(1, 8, 8),
-        classes=10,
         mean=0.0,
         std=1.0,
         attack="fgsm",
@@ -88,14 +87,50 @@ def test_a_file_of_weights_takes_its_network(model: nn.Module, tmp_path: Path) -
         clean_accuracy=0.5,
     )
     assert len(result.perturbed) == 10
+    with pytest.raises(UserError, match="gives 10 logits an image, the data have 7 classes"):
+        gate(tmp_path / "net.pt", model=network, classes=7, n=10, clean_accuracy=0.5)
+    test = advdef.first_examples(advdef.load_dataset("digits").split("test"), 10)
+    own: dict[str, Any] = {"dataset": (test.images, test.labels), "attack": "fgsm", "eps": 0.1, "clean_accuracy": 0.5}
+    own |= {"mean": 0.0, "std": 1.0}
+    assert len(gate(tmp_path / "net.pt", model=network, classes=10, **own).perturbed) == 10
+    with pytest.raises(UserError, match="does not say what it holds: give its classes"):
+        gate(tmp_path / "net.pt", model=network, **own)
     with pytest.raises(UserError, match="mean is for a file or a name"):
         gate(model, mean=0.5, robust_accuracy=0)
+
+
+def test_a_defense_is_put_around_the_model(model: nn.Module, tmp_path: Path) -> None:
+    """By name, from the user's own file or with parameters; it changes the model and is named in the failure."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from robustbench_cli.defenses.base.defense import Defense\n"
+        "class Negative(nn.Module):\n    def forward(self, logits):\n        return -logits\n"
+        "class Wrong(Defense):\n"
+        "    def protect(self, model, example):\n        return nn.Sequential(model, Negative())\n"
+    )
+    wrong = f"{tmp_path}/mine.py:Wrong"
+    with pytest.raises(
+        pytest.fail.Exception, match=rf"digits Sequential {wrong} fgsm .*clean_accuracy 0 is below 0\.5"
+    ):
+        gate(model, defense=wrong, attack="fgsm", n=10, clean_accuracy=0.5)
+    jpeg = advdef.defense("jpeg", quality=40)
+    with pytest.raises(pytest.fail.Exception, match=r"Sequential jpeg\(quality=40\) fgsm"):
+        gate(model, defense=jpeg, attack="fgsm", n=10, eps=0.9, robust_accuracy=0.99)
+
+
+def test_a_defense_that_trains_needs_training_images(model: nn.Module) -> None:
+    """The images to attack are none."""
+    test = advdef.first_examples(advdef.load_dataset("digits").split("test"), 10)
+    with pytest.raises(UserError, match="pgd-at trains, and the images are those to attack"):
+        gate(model, defense="pgd-at", dataset=(test.images, test.labels), attack="fgsm", eps=0.1, clean_accuracy=0.5)
 
 
 def test_mistakes_are_errors_of_their_test(model: nn.Module) -> None:
     """No limit, a slip in the name of a column, a column of stores, and a file that is missing."""
     with pytest.raises(UserError, match=r"give a limit, such as robust_accuracy=0\.4"):
         gate(model)
+    with pytest.raises(UserError, match="no parameter 'robust_acuracy': did you mean 'robust_accuracy'"):
+        gate(model, robust_acuracy=0.4)
     for name in ("robust_acuracy", "des", "mce", "certified_accuracy"):
         with pytest.raises(UserError, match=name):
             gate(model, n=10, clean_accuracy=0.1, **{name: 0.4})
