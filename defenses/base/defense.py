@@ -154,7 +154,8 @@ def defend(
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
         defense: The defense with its parameters, or its name on the command line. Parameters whose default depends on the data set's usual radius use that
             of ``examples``, or 8/255 if it is unknown.
-        examples: The training data: a split of a data set, which has a ``usual_eps``, or images and labels as arrays.
+        examples: The training data: a split of a data set, which has a ``usual_eps``; what ``first_examples`` gives; or images and
+            labels as arrays.
         seed: Determines the initial weights and the training.
         device: The device to train on.
         extra: Extra training data, in the same form, that take the fraction ``extra_fraction`` of each batch.
@@ -238,6 +239,9 @@ def _with_recipe(defense: Defense, recipe: dict[str, Any], examples: Examples) -
 
 def _as_examples(examples: object) -> Examples:
     """The examples that a user gave, checked."""
+    # What first_examples gives, which belongs to a floor above.
+    if isinstance(getattr(examples, "images", None), Tensor) and isinstance(getattr(examples, "labels", None), Tensor):
+        examples = (examples.images, examples.labels)  # type: ignore[attr-defined]
     if isinstance(examples, list | tuple) and len(examples) == 2:
         images = checked_images(examples[0]).float().cpu()
         return TensorExamples(images, checked_labels(examples[1], len(images)).cpu())

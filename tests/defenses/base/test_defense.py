@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -43,10 +44,11 @@ class Split:
         (IMAGES, LABELS),
         [IMAGES.numpy(), LABELS.tolist()],
         (IMAGES.numpy().astype(np.float64), LABELS.numpy().astype(np.uint8)[:, None]),
+        Namespace(images=IMAGES, labels=LABELS),
     ],
 )
 def test_two_arrays_train_as_a_split_does(examples: Any) -> None:
-    """Arrays of any kind give the same weights as a split with the same images. The model stays unchanged."""
+    """Arrays of any kind, also as what first_examples gives, give the same weights as a split with the same images. The model stays unchanged."""
     expected = defend(network(), Undefended(), Split(), epochs=1).state_dict()
     model = network().train()
     weights = defend(model, Undefended(), examples, epochs=1).state_dict()
