@@ -4,4 +4,9 @@ from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="defense", package=__name__, base=f"{__name__}.base.defense:Defense")
+registry = Registry(
+    kind="defense",
+    package=__name__,
+    base=f"{__name__}.base.defense:Defense",
+    instead=" (docs/extending.md), or, for a model that is random by itself, --model {name} (docs/randomized-defense.md)",
+)

@@ -69,6 +69,7 @@ class Registry:
         own_argument: The same for the project's own objects, where it is different: none of them takes it for a path.
         families: The files whose object is the class of a :class:`Family`. Only these names take an argument, and they need
             one. A data file never names a member, because that would import another library.
+        instead: The end of the message about an object of another kind: what else the user may want, with ``{name}``.
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Registry:
     argument: str | None = None
     own_argument: str | None = None
     families: frozenset[str] = field(default=frozenset())
+    instead: str = ""
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -262,7 +264,10 @@ class Registry:
         module, _, attribute = self.base.partition(":")
         base = getattr(importlib.import_module(module), attribute)
         if not (inspect.isclass(target) and issubclass(target, base)):
-            raise UserError(f"'{name}' is no {self.kind}: give a class that derives from {module}.{attribute}")
+            raise UserError(
+                f"'{name}' is no {self.kind}: give a class that derives from {module}.{attribute}"
+                f"{self.instead.format(name=name)}"
+            )
         if missing := sorted(getattr(target, "__abstractmethods__", ())):
             raise UserError(f"'{name}' is no complete {self.kind}: its class lacks {', '.join(missing)}")
 

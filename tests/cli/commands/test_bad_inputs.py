@@ -273,10 +273,13 @@ def test_wrong_models_and_methods_are_an_error(advdef: Advdef, here: Path) -> No
         (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it must return an nn.Module"),
         (("--model", "own.py:Gone"), "own.py has no 'Gone': "),
         (("--model", "gone.py:Net"), "no file gone.py: give package.module:object or path/to/file.py:object"),
-        (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from "),
+        (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from robust"),
         (("--attack", "own.py:NoMethod"), "'own.py:NoMethod' is no attack: give a class that derives from "),
     ]:
         assert error_line(advdef("attack", *options, *TINY)).startswith(line)
+    assert error_line(advdef("attack", "--defense", "own.py:NoMethod", *TINY)).endswith(
+        " (docs/extending.md), or, for a model that is random by itself, --model own.py:NoMethod (docs/randomized-defense.md)"
+    )
 
 
 def test_an_error_in_the_users_own_defense_names_its_line(advdef: Advdef, here: Path) -> None:
