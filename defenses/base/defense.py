@@ -154,8 +154,7 @@ def defend(
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
         defense: The defense with its parameters, or its name on the command line. Parameters whose default depends on the data set's usual radius use that
             of ``examples``, or 8/255 if it is unknown.
-        examples: The training data: a split of a data set, which has a ``usual_eps``; what ``first_examples`` gives; or images and
-            labels as arrays.
+        examples: A split of a data set, which has a ``usual_eps``; what ``first_examples`` gives; or images and labels as arrays.
         seed: Determines the initial weights and the training.
         device: The device to train on.
         extra: Extra training data, in the same form, that take the fraction ``extra_fraction`` of each batch.
