@@ -92,8 +92,7 @@ def gate(
     test = dataset if loaded is None else advdef.first_examples(loaded.split("test"), n)
     eps = loaded.eps if loaded is not None and eps is None and norm == "linf" else eps
     images, labels = (test.images, test.labels) if loaded is not None else (values[:n] for values in test)
-    network = _network(model, loading, loaded, images)
-    protected, label = _defended(network, defense, loaded, (images, labels))
+    protected, label = _defended(_network(model, loading, loaded, images), defense, loaded, (images, labels))
     result = advdef.evaluate(protected, images, labels, attack=attack, eps=eps, **options)
     row = {
         **result.row,
