@@ -14,11 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.training_record import checked_record
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
@@ -82,7 +83,9 @@ class CheckpointInfo(BaseModel):
     defenses: Annotated[
         tuple[MethodSpec, ...], Field(description="defenses in the order in which they are applied")
     ] = ()
-    training: Annotated[dict[str, Any], Field(description="record of the training")] = {}
+    training: Annotated[
+        dict[str, Any], AfterValidator(checked_record), Field(description="record of the training")
+    ] = {}
     versions: Annotated[dict[str, str], Field(description="versions of the software that wrote it")] = {}
 
 
@@ -405,7 +408,7 @@ def _info(file: OpenedFile, path: Path) -> CheckpointInfo | None:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{path} has a description that this version of advdef does not understand ({field}: {first['msg']})"
+            f"{path} has a description that this version of advdef does not understand ({field:.200}: {first['msg']})"
         ) from None
     if info.version != _VERSION:
         raise UserError(f"{path} is a checkpoint of version {info.version}, this is version {_VERSION}: update advdef")

@@ -114,7 +114,9 @@ def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
     from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
     from robustbench_cli.benchmarks.training.train import beside
 
-    if not (stages := defended.training.get("stages")):
+    stages = defended.training.get("stages")
+    # A user's own defense may train without the trainer.
+    if not stages or not stages[-1]["trained"]:
         return
     record = list(stages[-1]["trained"].values())[-1]
     weights = record.get("weights", {})
@@ -130,7 +132,7 @@ def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
             f"{key.replace('_', ' ').replace('held out', 'held-out')} {100 * value:.1f}"
             for key, value in values.items()
         ]
-        epoch = f" (epoch {record['kept_epoch']})" if name == "best" else ""
+        epoch = f" (epoch {record['kept_epoch']:.0f})" if name == "best" else ""
         yield f"{name}{epoch}: {', '.join(parts)}: {file}"
 
 

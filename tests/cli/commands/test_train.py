@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 Advdef = Callable[..., Any]
 
@@ -210,6 +210,14 @@ def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
     empty = advdef("train", "--dataset", "digits", "--set", "train.held_out=0.005", "-o", "other.safetensors")
     assert empty.code == 2
     assert re.search(r"train.held_out=0.005 holds out no image of class \d: give a larger share, or 0", empty.err)
+    with safe_open(files["best"], "pt") as file:
+        text = file.metadata()["advdef"]
+    changed = text.replace('"weights":{"latest":', '"weights":{"/../../tmp/k":')
+    assert changed != text
+    save_file(load_file(files["best"]), files["best"], metadata={"advdef": changed})
+    refused = advdef(*command)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "stages.0.trained.adversarial training.weights" in refused.err
 
 
 def test_a_budget(advdef: Advdef, here: Path) -> None:
