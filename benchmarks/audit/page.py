@@ -51,7 +51,9 @@ def _accuracies(groups: Sequence[AuditedRows]) -> Table:
         for threat in group.threats
     ]
     headers = [("rows", False), ("threat", False), ("attacks", False), ("clean %", True), ("robust %", True)]
-    return Table(caption="The worst case of each threat, with its 95 % interval", headers=headers, rows=rows)
+    return Table(
+        caption="The worst case of each threat; the robust accuracy has its 95 % interval", headers=headers, rows=rows
+    )
 
 
 def _checked(groups: Sequence[AuditedRows]) -> Table:

@@ -59,6 +59,7 @@ class Case:
         severity: ``"warning"`` for what does not fail a pipeline.
         position: The line of a suite file that the case comes from.
         identity: What stays the same in the next run.
+        seconds: How long its cell took.
     """
 
     group: str
@@ -70,6 +71,7 @@ class Case:
     severity: Literal["error", "warning"] = "error"
     position: Position | None = None
     identity: str = ""
+    seconds: float = 0.0
 
 
 def gate_cases(
@@ -130,6 +132,8 @@ def row_cases(
             flags=flag_names(row["flags"]) if outcome == "passed" else (),
             position=None if positions is None else positions.of_attack(str(row["attack"])),
             identity=row_identity(row),
+            # A cell that failed or is missing has no time, which is NaN then.
+            seconds=row["seconds"] if row["seconds"] == row["seconds"] else 0.0,
         )
         for number, (_, row) in enumerate(table.iterrows())
     ]

@@ -185,7 +185,8 @@ def model_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
         for label, row in zip(labels, rows, strict=True):
             values.setdefault(label, set()).add(row[name])
         labels = [
-            f"{label}, {_TEXTS.get(name, f'{name} {{}}'.format)(row[name])}"
+            # A model without a normalization has an empty text.
+            f"{label}, {_TEXTS.get(name, f'{name} {{}}'.format)(row[name]) if row[name] != '' else f'no {name}'}"
             if len(values[label]) > 1 and row[name] is not None
             else label
             for label, row in zip(labels, rows, strict=True)

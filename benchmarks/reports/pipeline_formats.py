@@ -24,7 +24,7 @@ from robustbench_cli.core.strict_yaml import Position
 __all__ = ["github", "junit", "marks", "sarif"]
 
 
-def junit(cases: Sequence[Case], *, name: str = "advdef report") -> str:
+def junit(cases: Sequence[Case], *, name: str = "advdef") -> str:
     """JUnit XML as Jenkins and GitLab read it: a test suite per group.
 
     Args:
@@ -39,7 +39,9 @@ def junit(cases: Sequence[Case], *, name: str = "advdef report") -> str:
         )
         for case in members:
             message = escaped_for_terminal(case.message)
-            element = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(case.name), time="0")
+            element = ET.SubElement(
+                suite, "testcase", classname=title, name=escaped_for_terminal(case.name), time=f"{case.seconds:.3f}"
+            )
             if case.outcome == "passed":
                 if message:
                     ET.SubElement(element, "system-out").text = message
@@ -57,7 +59,7 @@ def _counts(cases: Sequence[Case]) -> dict[str, str]:
         "tests": str(len(cases)),
         "failures": _count(cases, "failed"),
         "errors": _count(cases, "error"),
-        "time": "0",
+        "time": f"{sum(case.seconds for case in cases):.3f}",
     }
 
 

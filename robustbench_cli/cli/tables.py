@@ -309,7 +309,7 @@ def show_other(
 
 
 def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], *, has_best: bool) -> list[str]:
-    """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden.
+    """The lines below the table: the meaning of its signs, with ``-q`` of its flags alone, and what is hidden.
 
     Args:
         table: The rows.
@@ -319,15 +319,15 @@ def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], 
     """
     left_out = [name for name in hidden if name != FLAG_NAMES]
     without = [f"hidden (terminal too narrow): {', '.join(left_out)}"] if left_out else []
-    if console.settings.quiet:
-        # That the figures may be overstated is a warning, and stays.
-        return quick_look(table) + without
     marks = flag_marks(table)
     texts = flag_texts(marks)
     if FLAG_NAMES in hidden:
         caption = [f"{mark} {shortened(flag)}: {texts.get(flag, 'unknown')}" for flag, mark in marks.items()]
     else:
         caption = [f"{shortened(flag)}: {text}" for flag, text in texts.items()]
+    if console.settings.quiet:
+        # That the figures may be overstated is a warning, and stays.
+        return [*map(escaped_for_terminal, caption), *quick_look(table), *without]
     caption += notes(table, shown)
     return [*map(escaped_for_terminal, caption), *([f"* {BEST}"] if has_best else []), *without]
 

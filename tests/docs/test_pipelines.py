@@ -102,6 +102,8 @@ def test_the_action_follows_the_schema() -> None:
     text = (ROOT / "action.yml").read_text(encoding="utf-8")
     assert all(f"inputs.{name}" in text for name in action()["inputs"])
     assert not any("${{" in step.get("run", "") for step in action()["runs"]["steps"])
+    (upload,) = (step for step in action()["runs"]["steps"] if "upload-sarif" in step.get("uses", ""))
+    assert upload["with"]["category"].endswith("${{ inputs.suite }}")
 
 
 def test_the_action_installs_itself_or_what_it_is_told(run: Run) -> None:
@@ -220,6 +222,8 @@ def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str) -> None:
     assert Path("calls").read_text().startswith("-m pip install")
     done = run("\n".join(job["script"]), SUITE="gate.yaml", STORE="runs")
     assert done.returncode == 1, done.stderr
+    informational = {"SUITE": "gate.yaml", "STORE": "runs", "ARGUMENTS": "--seed 0 --informational"}
+    assert run("\n".join(job["script"]), **informational).returncode == 0
     assert read_junit(Path(job["artifacts"]["reports"]["junit"]).read_text(encoding="utf-8")).failures == 1
     variables = {
         "SUITE": "gate.yaml",

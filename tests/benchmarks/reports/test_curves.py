@@ -106,6 +106,8 @@ def test_labels_tell_models_apart() -> None:
     assert model_labels(rows) == ["none", "hrs"]
     rows = table_of({"seed": 0}, {"seed": 1}).to_dict(orient="records")
     assert model_labels(rows) == ["none, seed 0", "none, seed 1"]
+    rows = table_of({"mean": ""}, {"mean": "0.5"}).to_dict(orient="records")
+    assert model_labels(rows) == ["none, no mean", "none, mean 0.5"]
     rows = table_of({}, {"checkpoint": "b.safetensors", "checkpoint_sha256": "b" * 64}).to_dict(orient="records")
     assert model_labels(rows) == ["none, a.safetensors", "none, b.safetensors"]
     rows = table_of({}, {"checkpoint_sha256": "b" * 64}).to_dict(orient="records")

@@ -40,6 +40,13 @@ def test_junit_is_read_by_others() -> None:
     assert read_junit(junit([])).tests == 0
 
 
+def test_junit_has_the_seconds_of_cells() -> None:
+    """Each case has its own, and a suite the sum."""
+    cases = [Case("cells", "cell", f"row {seconds}", "passed", seconds=seconds) for seconds in (1.5, 2.25)]
+    suites = read_junit(junit(cases))
+    assert (suites.time, [case.time for case in next(iter(suites))]) == (3.75, [1.5, 2.25])
+
+
 def test_annotations_are_workflow_commands() -> None:
     """Each is one command with the file and line; what passes has none, and a last line counts."""
     lines = github(CASES).splitlines()
