@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.plausible_size import require_plausible_size
-from robustbench_cli.benchmarks.models.base.source import bare_network, model_source
+from robustbench_cli.benchmarks.models.base.source import bare_network, model_source, own_model_for
 from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.folder import read_json
@@ -232,7 +232,8 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     """The model and the description of a foreign file."""
     tensors = file.tensors(path)
     described = _network_in_folder(path) if options["model"] is None else None
-    info = _info_from_options(options if described is None else _with_description(options, described, path), path)
+    options = options if described is None else _with_description(options, described, path)
+    info = _info_from_options(options, tensors, path)
     config = (info.config or None) if described is None else described.full_config
     if described is not None:
         _require_plausible_size(info.model_copy(update={"config": config}), tensors, path)
@@ -300,9 +301,16 @@ def _load_advdef(
     return model, info
 
 
-def _info_from_options(options: Mapping[str, Any], path: Path) -> CheckpointInfo:
+def _info_from_options(options: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> CheckpointInfo:
     """The description of a foreign file, from the caller's options."""
     missing = [key for key in ("model", "classes", "shape") if options[key] is None]
+    if missing == ["model"]:
+        own = own_model_for(tensors, shape=options["shape"], classes=options["classes"])
+        raise UserError(
+            f"{path} does not say what it holds: give "
+            f"{f'--model {own}, which it fits' if own else 'its model, as in --model net.py:Net'}"
+            ", with --mean and --std where its training normalized the images"
+        )
     if missing:
         raise UserError(
             f"{path} does not say what it holds: give its {' and '.join(missing)}, as in --model torchvision:resnet18 "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 __all__ = ["ResNet18Cifar"]
@@ -11,12 +13,18 @@ class ResNet18Cifar(nn.Module):
     """ResNet-18 of He et al. (CVPR 2016) with a 3 x 3 first convolution: 11.2 M parameters.
 
     The first convolution has stride 1, and no pool follows it.
-    The weights have the names of kuangliu's pytorch-cifar, which TRADES, MART and RobustBench use too.
+    The weights have the names of kuangliu's pytorch-cifar, which TRADES, MART and RobustBench use too; files with torchvision's names,
+    of its ResNet-18 with another stem, fit as well.
 
     Args:
         shape: ``(C, H, W)``.
         classes: K.
+
+    Attributes:
+        other_names: Parts of the names of the weights in torchvision, and here.
     """
+
+    other_names: ClassVar[dict[str, str]] = {"downsample": "shortcut", "fc": "linear"}
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()

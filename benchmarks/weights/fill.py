@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.weights.weights_file import (
 )
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["LoadedWeights", "OtherClassesError", "fill"]
+__all__ = ["LoadedWeights", "OtherClassesError", "fill", "fits"]
 
 # Parts that wrappers add to names, in any position: DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -91,7 +91,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     and the std of its normalization, the counter of an average, and weights of the same network under another key or prefix.
 
     Args:
-        model: Is changed in place. Names that begin with one of its ``unused_in_files`` are left out, if it has this attribute.
+        model: Is changed in place. Names that begin with one of its ``unused_in_files`` are left out, if it has this attribute;
+            parts of names that its ``other_names`` has are replaced, where the file does not fit otherwise.
         tensors: As :func:`read_tensors` returns them.
         path: The file, for messages.
         spec: The model's name, for messages.
@@ -105,12 +106,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     """
     expected = model.state_dict()
     state = tensors if isinstance(tensors, StateDict) else StateDict(tensors)
-    candidates = [
-        candidate
-        for key, tensors_at_key in {state.key: state, **state.alternatives}.items()
-        for candidate in _candidates(key, tensors_at_key, expected, getattr(model, "unused_in_files", ()))
-    ]
+    candidates = _all_candidates(model, state, {})
     fitting = [candidate for candidate in candidates if not candidate.faults]
+    if not fitting and (other_names := getattr(model, "other_names", {})):
+        renamed = _all_candidates(model, state, other_names)
+        fitting = [candidate for candidate in renamed if not candidate.faults]
     if not fitting:
         nearest = max(candidates, key=lambda candidate: candidate.matches)
         raise _misfit(nearest, expected, f"{path} does not fit {spec}")
@@ -120,6 +120,44 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     require_finite(best.tensors, path)
     model.load_state_dict(best.tensors, strict=True)
     return _with_normalization(best, state.beside, path).loaded(path, others)
+
+
+def fits(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether :func:`fill` would copy the tensors of a file into a model.
+
+    Args:
+        model: May be on the device ``meta``.
+        tensors: As :func:`read_tensors` returns them.
+    """
+    state = tensors if isinstance(tensors, StateDict) else StateDict(tensors)
+    return any(
+        not candidate.faults
+        for names in ({}, getattr(model, "other_names", {}))
+        for candidate in _all_candidates(model, state, names)
+    )
+
+
+def _all_candidates(model: nn.Module, state: StateDict, other_names: Mapping[str, str]) -> list[_Candidate]:
+    """The candidates in all state dicts of a file.
+
+    Args:
+        model: See :func:`fill`.
+        state: The first state dict.
+        other_names: Parts of names in the file, and those that replace them.
+    """
+    return [
+        candidate
+        for key, tensors in {state.key: state, **state.alternatives}.items()
+        for candidate in _candidates(
+            key, _renamed(tensors, other_names), model.state_dict(), getattr(model, "unused_in_files", ())
+        )
+    ]
+
+
+def _renamed(tensors: Mapping[str, Tensor], other_names: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """The tensors with other names; as they are, where two would have the same."""
+    renamed = {".".join(other_names.get(part, part) for part in name.split(".")): name for name in tensors}
+    return {new: tensors[old] for new, old in renamed.items()} if len(renamed) == len(tensors) else tensors
 
 
 def _misfit(candidate: _Candidate, expected: Mapping[str, Tensor], problem: str) -> UserError:

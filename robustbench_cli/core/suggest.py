@@ -257,13 +257,15 @@ def _as_dataset(name: str, known: Sequence[str]) -> str | None:
 
 
 def _as_model(name: str, known: Sequence[str]) -> list[str]:
-    """The option for a file of weights, or the torchvision networks of this name."""
+    """The option for a file of weights, or the networks of this name: torchvision's, and ours for small images."""
     if name.casefold().endswith((".pt", ".pth", ".bin", ".safetensors")):
         return [f"'--checkpoint {name}'"]
     if "torchvision" not in known:
         return []
     letters = _letters(name)
-    return [f"'torchvision:{network}'" for network in _networks_of_torchvision() if _letters(network) == letters]
+    networks = [f"torchvision:{network}" for network in _networks_of_torchvision() if _letters(network) == letters]
+    small = [candidate for candidate in known if networks and _letters(candidate) == f"{letters}cifar"]
+    return [f"'{network}'" for network in (*networks, *small)]
 
 
 def _networks_of_torchvision() -> list[str]:

@@ -79,7 +79,12 @@ UNKNOWN = [
     ("attack", "--attack", "eot-pdg", "unknown attack 'pdg': did you mean 'pgd'?"),
     ("attack", "--defense", "hsr", "unknown defense 'hsr': did you mean 'hrs'?"),
     ("attack", "--dataset", "digitz?channels=3", "unknown dataset 'digitz': did you mean 'digits'?"),
-    ("attack", "--model", "resnet18", "unknown model 'resnet18': did you mean 'torchvision:resnet18'?"),
+    (
+        "attack",
+        "--model",
+        "resnet18",
+        "unknown model 'resnet18': did you mean 'torchvision:resnet18' or 'resnet18-cifar'?",
+    ),
     ("attack", "--suite", "standrd", "unknown suite 'standrd': did you mean 'standard'?"),
     ("certify", "--checkpoint", "gone.pt", "no checkpoint gone.pt: its folder has no file of weights"),
 ]

@@ -87,7 +87,7 @@ ADVERSARIAL_TRAINING = "'pgd-at', 'trades', 'mart', 'awp', 'fast-at', 'free-at' 
         ("dataset", "x.npz", "'npz:x.npz'"),
         ("dataset", "data/cats", "'imagefolder:data/cats'"),
         ("dataset", "pathmnist", "'npz:FILE.npz'"),
-        ("model", "resnet18", "'torchvision:resnet18'"),
+        ("model", "resnet18", "'torchvision:resnet18' or 'resnet18-cifar'"),
         ("model", "ResNet-50", "'torchvision:resnet50'"),
         ("model", "vit_b_16", "'torchvision:vit_b_16'"),
         ("model", "ViT-B/16", "'torchvision:vit_b_16'"),

@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
+from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source, own_model_for
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, OtherClassesError, fill
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.isolation import isolated
@@ -247,14 +247,30 @@ def build_from_file(
     source = _source(spec, config=config)
     if source is None:
         network = build_untrained(spec, shape=size, classes=number)
-        return FromFile(network, fill(network, tensors, path, spec=spec), spec, ModelMetadata(), {})
+        with _naming_what_fits(spec, tensors, path, size, number):
+            loaded = fill(network, tensors, path, spec=spec)
+        return FromFile(network, loaded, spec, ModelMetadata(), {})
     metadata = source.metadata if source.trained else ModelMetadata(channels=size[0])
     # Weights of another name may have been trained further, on other classes.
     require_fit(metadata, name, shape=size, classes=number if source.describes_files else None)
-    with _building(name):
+    with _naming_what_fits(spec, tensors, path, size, number), _building(name):
         network, loaded = source.from_file(tensors, path, shape=size, classes=number)
     network = _finished(network, name=name, shape=size, classes=number, mean=None, std=None)
     return FromFile(network, loaded, source.spec, metadata, source.config)
+
+
+@contextmanager
+def _naming_what_fits(
+    spec: str, tensors: Mapping[str, Tensor], path: Path, shape: tuple[int, int, int], classes: int
+) -> Iterator[None]:
+    """Names one of the project's own models in the error of a file that does not fit, if the file fits it."""
+    try:
+        yield
+    except UserError:
+        other = own_model_for(tensors, shape=shape, classes=classes)
+        if other is None:
+            raise
+        raise UserError(f"{path} does not fit {spec}, but {other}: give --model {other}") from None
 
 
 @contextmanager

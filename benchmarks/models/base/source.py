@@ -5,17 +5,27 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill, fits
 from robustbench_cli.core.errors import UserError, one_line
 
-__all__ = ["ModelSource", "bare_network", "config_for", "missing_class_names", "model_source", "not_downloaded"]
+__all__ = [
+    "ModelSource",
+    "bare_network",
+    "config_for",
+    "missing_class_names",
+    "model_source",
+    "not_downloaded",
+    "own_model_for",
+]
 
 
 class ModelSource(ABC):
@@ -166,6 +176,24 @@ def bare_network(
     target, argument = registry.find(spec)
     network: nn.Module = target(shape=shape, classes=classes, **({} if argument is None else {"argument": argument}))
     return network
+
+
+def own_model_for(tensors: Mapping[str, Tensor], *, shape: tuple[int, int, int], classes: int) -> str | None:
+    """The name of the project's own model that weights fit; ``None`` if they fit none.
+
+    Args:
+        tensors: As :func:`~robustbench_cli.benchmarks.weights.weights_file.read_tensors` returns them.
+        shape: ``(C, H, W)`` of the images.
+        classes: K.
+    """
+    for name in registry.names():
+        target = registry.find(name)[0] if registry.module_of(name) is not None else None
+        if isinstance(target, type) and issubclass(target, nn.Module):
+            # Only names and shapes are compared; a model may not take such images.
+            with torch.device("meta"), suppress(UserError):
+                if fits(target(shape=shape, classes=classes), tensors):
+                    return name
+    return None
 
 
 def config_for(

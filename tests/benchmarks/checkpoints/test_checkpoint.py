@@ -356,6 +356,12 @@ def test_a_foreign_file_saved_again_is_ours(foreign: Path, tmp_path: Path) -> No
     ("options", "message"),
     [
         ({}, "does not say what it holds: give its model and classes and shape, as in --model torchvision:resnet18"),
+        ({"shape": SHAPE, "classes": 4}, "what it holds: give --model small-cnn, which it fits, with --mean and --std"),
+        ({"shape": SHAPE, "classes": 5}, r"give its model, as in --model net\.py:Net, with --mean and --std"),
+        (
+            {"model": "resnet18-cifar", "shape": SHAPE, "classes": 4},
+            "does not fit resnet18-cifar, but small-cnn: give --mo",
+        ),
         ({"model": "small-cnn", "shape": SHAPE}, "give its classes"),
         ({"model": "small-cnn", "shape": SHAPE, "classes": 0}, "classes is 0"),
         ({"model": "small-cnn", "shape": SHAPE, "classes": 5}, "does not fit small-cnn: of another shape fc2.weight"),

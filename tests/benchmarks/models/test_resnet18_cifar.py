@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -7,6 +9,8 @@ from torch import nn
 
 from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.benchmarks.models.resnet18_cifar import ResNet18Cifar
+from robustbench_cli.benchmarks.weights.fill import fill, fits
+from robustbench_cli.core.errors import UserError
 
 from .conftest import as_trained, parameters
 
@@ -25,7 +29,16 @@ def test_it_is_torchvisions_with_another_stem() -> None:
     names = {name: name.replace("shortcut", "downsample").replace("linear", "fc") for name in ours.state_dict()}
     theirs.load_state_dict({names[name]: tensor for name, tensor in ours.state_dict().items()}, strict=True)
     images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+    expected = theirs.eval()(images)
+    torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-5)
+    # A file with torchvision's names fits, also below a prefix; a wider layer does not.
+    read = ResNet18Cifar(shape=(3, 32, 32), classes=10).eval()
+    weights = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    assert fits(read, weights)
+    fill(read, weights, Path("net.pt"), spec="resnet18-cifar")
+    torch.testing.assert_close(read(images), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"does not fit resnet18-cifar: .*unexpected module\.layer2\.0\.downsample"):
+        fill(read, weights | {"module.fc.bias": torch.zeros(9)}, Path("net.pt"), spec="resnet18-cifar")
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])

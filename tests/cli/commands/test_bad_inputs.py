@@ -122,7 +122,7 @@ def test_a_bad_checkpoint_is_an_error(advdef: Advdef, here: Path, checkpoint: Pa
         (("code.pth",), "code.pth holds more than tensors, and loading that could run code (posix.system): where you"),
         (("nan.safetensors",), "nan.safetensors holds NaN or infinity in conv1.bias: its training has failed"),
         (("other.pth",), "other.pth does not say what it was trained on: give --dataset"),
-        (("other.pth", "--dataset", "digits"), "other.pth does not say what it holds: give its model, as in --model"),
+        (("other.pth", "--dataset", "digits"), "other.pth does not say what it holds: give "),
         (("other.pth", *foreign), "other.pth does not fit small-cnn: missing conv1.weight, conv1.bias, conv2.weight"),
         (
             ("model.safetensors", "--model", "paper-cnn"),
