@@ -89,7 +89,7 @@ def gate(
         raise UserError("advdef_gate judges nothing: give a limit, such as robust_accuracy=0.4, or fail_on_flag='any'")
     norm = PlannedAttacks(attack).norm(options.get("norm"))
     loaded = advdef.load_dataset(dataset) if isinstance(dataset, str) else None
-    test = dataset if loaded is None else advdef.first_examples(loaded.split("test"), n)
+    test: Any = dataset if loaded is None else advdef.first_examples(loaded.split("test"), n)
     eps = loaded.eps if loaded is not None and eps is None and norm == "linf" else eps
     images, labels = (test.images, test.labels) if loaded is not None else (values[:n] for values in test)
     protected, label = _defended(_network(model, loading, loaded, images), defense, loaded, (images, labels))
@@ -117,6 +117,7 @@ def _network(
         images: The images to attack.
     """
     import robustbench_cli as advdef
+    from robustbench_cli.attacks.base.inputs import checked_images
     from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
     from robustbench_cli.benchmarks.weights.file_names import SUFFIXES
 
@@ -124,7 +125,10 @@ def _network(
         return model
     is_file = isinstance(model, Path) or model.endswith(SUFFIXES)
     if is_file and read_info(Path(model), named=(loading.get("model"),)) is None:
-        of_data = {"shape": tuple(images.shape[1:]), "classes": None if dataset is None else dataset.classes}
+        of_data = {
+            "shape": tuple(checked_images(images).shape[1:]),
+            "classes": None if dataset is None else dataset.classes,
+        }
         loading = of_data | loading
     return advdef.load_model(model, **loading)
 
