@@ -40,6 +40,7 @@ __all__ = [
     "data_dir_option",
     "eot_option",
     "first_images",
+    "is_from_project",
     "is_given",
     "is_on_command_line",
     "option",
@@ -364,6 +365,15 @@ def is_given(name: str) -> bool:
         name: The parameter.
     """
     return _source(name) not in {None, ParameterSource.DEFAULT}
+
+
+def is_from_project(name: str) -> bool:
+    """Whether a ``pyproject.toml`` sets a parameter of the running command, which has no ``--config``.
+
+    Args:
+        name: The parameter.
+    """
+    return _source(name) is ParameterSource.DEFAULT_MAP
 
 
 def is_on_command_line(name: str) -> bool:

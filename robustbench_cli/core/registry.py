@@ -20,7 +20,7 @@ from robustbench_cli.core.class_source import source_of
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.isolation import isolated
-from robustbench_cli.core.own_code import note_own_code
+from robustbench_cli.core.own_code import note_own_code, require_allowed
 
 __all__ = ["Family", "Registry"]
 
@@ -234,6 +234,7 @@ class Registry:
             location, attribute = self._entry_points[name].module, self._entry_points[name].attr
         else:
             self.require_known(name)
+            require_allowed(name)
             location, _, attribute = name.rpartition(":")
         with isolated():
             module = _module_of_file(Path(location)) if location.endswith(".py") else _module(location)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import (
     command,
     data_dir_option,
+    is_from_project,
     is_on_command_line,
     option,
     output_files,
@@ -33,6 +35,7 @@ from robustbench_cli.cli.reporting import show as show_results
 from robustbench_cli.cli.scored_tables import show_scored
 from robustbench_cli.cli.table_args import TableArgs, table_options
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.own_code import own_code_refused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +195,10 @@ def _planned_cells(config: SuiteConfig, data_dir: Path | None, stored: Sequence[
     # It imports multiprocessing, after which a signal during an import is no longer one line.
     from robustbench_cli.cli.session import planned_cells
 
-    return planned_cells(config, data_dir, stored)
+    # Nobody asks for code who reads a store in a folder of others.
+    reason = "the suite is one of pyproject.toml, and a report only reads: name it yourself with --suite FILE.yaml"
+    with own_code_refused(reason) if is_from_project("suite") else nullcontext():
+        return planned_cells(config, data_dir, stored)
 
 
 def _destinations(texts: Sequence[str], other: str | None) -> list[Destination]:

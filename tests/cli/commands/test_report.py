@@ -539,3 +539,50 @@ def test_a_tracker_gets_the_table(advdef: Advdef, here: Path, store: Path) -> No
         refused = advdef(*words, *other)
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.startswith("advdef: error: --to ")
+
+
+EVIL = """
+from pathlib import Path
+Path("ran").touch()
+
+from robustbench_cli.attacks.fgsm import FGSM
+from robustbench_cli.defenses.jpeg import JPEG
+
+class Attack(FGSM):
+    pass
+
+class Defense(JPEG):
+    pass
+
+def build(*given):
+    raise RuntimeError
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("evil.py:build", "model: evil.py:build\ndefenses: [none]\nattacks: [fgsm]"),
+        ("evil.py:Attack", "defenses: [{checkpoint: model.safetensors}]\nattacks: ['evil.py:Attack']"),
+        (
+            "evil.py:Defense",
+            "defenses: [[{checkpoint: model.safetensors}, {name: 'evil.py:Defense'}]]\nattacks: [fgsm]",
+        ),
+    ],
+)
+def test_a_report_imports_no_code_that_the_folder_names(
+    advdef: Advdef, store: Path, here: Path, name: str, keys: str
+) -> None:
+    """A suite of pyproject.toml is not the user's word; one of the command line or the environment is."""
+    (here / "evil.py").write_text(EVIL)
+    suite = f"dataset: digits\nn: 20\neps: [0.1]\n{keys}\ngates: ['clean_accuracy=0.1']\n"
+    (here / "gate.yaml").write_text(suite)
+    (here / "pyproject.toml").write_text("[tool.advdef]\nsuite = 'gate.yaml'\n")
+    ended = advdef("report", str(store))
+    assert (ended.code, ended.out) == (2, "")
+    assert f"the code {name} is not imported: the suite is one of pyproject.toml" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not (here / "ran").exists()
+    ended = advdef("report", str(store), "--suite", "gate.yaml")
+    assert "is not imported" not in ended.err
+    assert (here / "ran").exists()
