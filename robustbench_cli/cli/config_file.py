@@ -49,13 +49,14 @@ def read_project(context: click.Context) -> None:
     """Makes ``[tool.advdef]`` of the nearest ``pyproject.toml`` that has it the defaults of the command's options.
 
     Its keys are options of any command; a table ``[tool.advdef.sweep]`` is for one command, and comes before them. Paths are
-    relative to the folder of the file.
+    relative to the folder of the file. Outputs stay inside it, since the file may be another's.
 
     Args:
         context: The command's context.
 
     Raises:
-        UserError: A file on the way cannot be read, a key is one of no command, or a value is not allowed.
+        UserError: A file on the way cannot be read, a key is one of no command, a value is not allowed, or an output is
+            outside the folder.
     """
     for folder in (Path.cwd(), *Path.cwd().parents):
         path = folder / "pyproject.toml"
@@ -145,8 +146,9 @@ def _values(
             raise UserError(f"{where}: {written}: '{key}' is given twice, with '_' and with '-': give it once")
         try:
             arguments = _arguments(option, value)
-            if folder is not None and folder != Path.cwd():
-                arguments = _in_folder(option, arguments, folder)
+            if folder is not None:
+                _require_inside(key, arguments, folder)
+                arguments = _in_folder(option, arguments, folder) if folder != Path.cwd() else arguments
             values[option.name] = arguments
             option.type_cast_value(context, arguments)
         except click.BadParameter as error:
@@ -160,10 +162,46 @@ _FILE_NAME = re.compile(r".+\.(ya?ml|csv|py:.+)", re.DOTALL)
 """A suite or a table, or an attack, defense, model or data set in a file of the user."""
 
 
+_OUTPUTS = {"output", "plots", "save-images"}
+"""The options of files and folders that a command writes, and that are not those of results and data sets."""
+
+_LOCAL_TRACKER = "tensorboard:"
+"""What the tracker that writes to a folder begins with."""
+
+
+def _require_inside(key: str, arguments: Any, folder: Path) -> None:
+    """Makes sure that a command writes its outputs inside a project's folder.
+
+    Args:
+        key: The name of the option.
+        arguments: Its values.
+        folder: The folder.
+
+    Raises:
+        UserError: An output is outside, also by a link, or a tracker is not one of a folder.
+    """
+    if key not in {*_OUTPUTS, "to"}:
+        return
+    own = f"or give --{key} on the command line"
+    for text in arguments if isinstance(arguments, list) else [arguments]:
+        if key == "to" and not text.startswith(_LOCAL_TRACKER):
+            raise UserError(f"{text!r} may send results away: give tensorboard:DIR, {own}")
+        try:
+            path = (folder / text.removeprefix(_LOCAL_TRACKER if key == "to" else "")).resolve()
+            inside = path.is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):
+            # A circle of links.
+            inside = False
+        if not inside:
+            raise UserError(f"{text!r} is outside the project's folder: give a path inside it, {own}")
+
+
 def _in_folder(option: click.Parameter, arguments: Any, folder: Path) -> Any:
     """Arguments whose paths are relative to a folder."""
     if isinstance(arguments, list):
         return [_in_folder(option, argument, folder) for argument in arguments]
+    if long_name(option) == "to" and arguments.startswith(_LOCAL_TRACKER):
+        return f"{_LOCAL_TRACKER}{folder / arguments.removeprefix(_LOCAL_TRACKER)}"
     is_path = isinstance(option.type, click.Path) or (isinstance(arguments, str) and _FILE_NAME.fullmatch(arguments))
     return str(folder / arguments) if is_path else arguments
 

@@ -135,3 +135,57 @@ def test_a_project_that_is_wrong(
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"advdef: error: {tmp_path / 'pyproject.toml'}{line}")
     assert compute("--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("output", "['in.csv', '../outside.md']", "output: '../outside.md' is outside the project's folder: "),
+        ("output", "'/abs/x.csv'", "output: '/abs/x.csv' is outside the project's folder: "),
+        ("output", "'a/../../x.csv'", "output: 'a/../../x.csv' is outside the project's folder: "),
+        ("output", "'linked/x.csv'", "output: 'linked/x.csv' is outside the project's folder: "),
+        ("output", "'circle'", "output: 'circle' is outside the project's folder: "),
+        ("plots", "'..'", "plots: '..' is outside the project's folder: "),
+        ("save_images", "'../images'", "save_images: '../images' is outside the project's folder: "),
+        ("to", "'tensorboard:../../tb'", "to: 'tensorboard:../../tb' is outside the project's folder: "),
+        (
+            "to",
+            "['tensorboard:tb', 'mlflow:http://x.example']",
+            "to: 'mlflow:http://x.example' may send results away: ",
+        ),
+        ("to", "'wandb:project'", "to: 'wandb:project' may send results away: give tensorboard:DIR, or give --to on"),
+    ],
+)
+def test_a_project_writes_inside_its_folder(
+    advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, told: str
+) -> None:
+    """A project of others does not choose where a report writes, nor by a link, nor to whom it sends rows."""
+    folder = tmp_path / "project"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
+    project(folder, f"[tool.advdef.{'attack' if key == 'save_images' else 'report'}]\n{key} = {value}\n")
+    for here in (folder, folder / "inner"):
+        monkeypatch.chdir(here)
+        ended = advdef("attack" if key == "save_images" else "report", "--format", "csv")
+        assert (ended.code, ended.out) == (2, "")
+        assert told in ended.err
+        assert ended.err.count("\n") == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["project"]
+
+
+def test_outputs_inside_a_project_are_in_its_folder(
+    advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder below it, a path stays the same; a command line may write anywhere."""
+    (tmp_path / "inner").mkdir()
+    project(tmp_path, "[tool.advdef.report]\noutput = 'x.csv'\n")
+    monkeypatch.chdir(tmp_path / "inner")
+    assert "no store at advdef-runs" in advdef("report").err
+    assert "no store at advdef-runs" in advdef("report", "-o", "../../y.csv").err
+    (tmp_path / "x.csv").mkdir()
+    assert f"{tmp_path / 'x.csv'}" in advdef("report").err
+    project(tmp_path, "[tool.advdef.report]\nto = 'tensorboard:runs'\n")
+    advdef("report")
+    assert (tmp_path / "runs").is_dir()
+    assert not (tmp_path / "inner/runs").exists()
