@@ -11,6 +11,7 @@ import pytest
 from robustbench_cli.benchmarks.reports.columns import gated_columns
 from robustbench_cli.benchmarks.reports.gate_options import GATES, Gate
 from robustbench_cli.benchmarks.reports.requirements import Requirement, judge, parse_entry, parse_requirement
+from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import Position
 
@@ -121,7 +122,7 @@ def test_a_limit_that_judges_no_row_does_not_pass(gate: str, text: str, told: st
 def test_a_gate_on_verdicts_that_judges_no_row_does_not_pass() -> None:
     """The mean over corruptions has no verdict: alone it cannot be judged, beside another row it does not matter."""
     gate = parse_requirement(GATE["fail-on-verdict"], "broken", where={"corruption": ["mean"]})
-    verdicts = {("x", "digits", "", "linf"): ("consistent", "")}
+    verdicts: dict[VerdictKey, AuditedVerdict] = {("x", "digits", "", "linf"): ("consistent", "")}
     (line,) = judge(gate, table({"corruption": "mean", "checkpoint_sha256": "x"}), verdicts).missing
     assert line.startswith("--fail-on-verdict broken --where corruption=mean: ")
     assert "there are only their means" in line
