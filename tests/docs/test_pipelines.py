@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 import pytest
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "advdef": f'[ -z "$PRETENDED" ] || {{ printf "%s\\n" "$*" >>calls; exit $PRETENDED; }}\nexec {python} -m robustbench_cli "$@"',
         "python": f'if [ "$1" = -m ]; then printf "%s\\n" "$*" >>calls; else exec {python} "$@"; fi',
         "gh": 'printf "%s\\n" "$*" >>calls; for word; do case $word in body=@*) cp "${word#body=@}" body;; esac; done\n'
-        'case "$*" in *--paginate*) cat ids 2>/dev/null || true;; esac; [ ! -e refused ]',
+        'case "$*" in *graphql*) echo "advdef[bot]";; *--paginate*) cat ids 2>/dev/null || true;; esac; [ ! -e refused ]',
     }
     for name, script in scripts.items():
         (commands / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -154,9 +155,11 @@ def test_the_action_comments_once_on_a_pull_request(run: Run, folder: Path) -> N
     }
     comment = script_of("Comment on the pull request")
     assert run(comment, **variables).returncode == 0
-    asked, written = Path("calls").read_text().splitlines()
+    viewer, asked, written = Path("calls").read_text().splitlines()
+    assert viewer == "api graphql -f query={viewer{login}} --jq .data.viewer.login"
     assert asked.startswith(
-        'api --paginate repos/owner/name/issues/7/comments --jq .[] | select(.body | startswith("<!-- '
+        "api --paginate repos/owner/name/issues/7/comments --jq "
+        '.[] | select(.user.login == "advdef[bot]" and (.body | startswith("<!-- '
     )
     assert written.startswith("api repos/owner/name/issues/7/comments -F body=@")
     body = Path("body").read_text(encoding="utf-8")
@@ -182,15 +185,20 @@ class Notes(BaseHTTPRequestHandler):
         assert self.headers["PRIVATE-TOKEN"] == "secret"
         self.asked.append(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", 0))
+        answer: Any = {"id": 7}
         if length:
             body = parse_qs(self.rfile.read(length).decode())["body"][0]
             if self.command == "POST":
-                self.notes.append({"id": 5, "body": body})
+                self.notes.append({"id": 5, "author": {"id": 7}, "body": body})
             else:
-                self.notes[0]["body"] = body
+                (note,) = (note for note in self.notes if note["id"] == int(self.path.rpartition("/")[2]))
+                note["body"] = body
+        elif not self.path.endswith("/user"):
+            page = int(parse_qs(urlsplit(self.path).query)["page"][0])
+            answer = self.notes[100 * (page - 1) : 100 * page]
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(self.notes).encode())
+        self.wfile.write(json.dumps(answer).encode())
 
     do_GET = do_POST = do_PUT = _answer  # noqa: N815 - the names that http.server calls
 
@@ -210,7 +218,7 @@ def gitlab() -> Iterator[str]:
     server.server_close()
 
 
-def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str) -> None:
+def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its script ends as advdef does; the comment is added once, and then changed."""
     content = yaml.safe_load((ROOT / "ci/gitlab.yml").read_text(encoding="utf-8"))
     validate(content, "gitlab-ci")
@@ -233,15 +241,20 @@ def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str) -> None:
         "COMMENT_TOKEN": "secret",
     }
     (comment,) = job["after_script"]
+    marker = f"<!-- advdef {zlib.crc32(b'gate.yaml')} -->"
+    # Somebody else's, with the marker of ours, which is on the second page.
+    others = [{"id": number, "author": {"id": 8}, "body": f"{marker} {number}"} for number in range(100, 200)]
+    monkeypatch.setattr(Notes, "notes", [dict(note) for note in others])
+    monkeypatch.setattr(Notes, "asked", [])
     for _ in range(2):
         done = run(comment, **variables)
         assert (done.returncode, done.stderr) == (0, "")
     notes = "/api/v4/projects/3/merge_requests/9/notes"
-    assert Notes.asked == [
-        f"{request[0]} {notes}{request[1]}"
-        for request in (("GET", "?per_page=100"), ("POST", ""), ("GET", "?per_page=100"), ("PUT", "/5"))
-    ]
-    assert re.match(r"<!-- advdef \d+ -->\n### Adversarial robustness", Notes.notes[0]["body"])
+    pages = [f"GET {notes}?per_page=100&page={page}" for page in (1, 2)]
+    read = ["GET /api/v4/user", *pages]
+    assert Notes.asked == [*read, f"POST {notes}", *read, f"PUT {notes}/5"]
+    assert Notes.notes[:-1] == others
+    assert re.match(rf"{marker}\n### Adversarial robustness", Notes.notes[-1]["body"])
     assert "no comment" in run(comment, **variables | {"COMMENT_TOKEN": ""}).stdout
 
 
