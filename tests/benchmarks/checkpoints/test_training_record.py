@@ -26,7 +26,8 @@ def test_a_record_stays_as_it_is() -> None:
         "best": {"held_out_robust": 0.5, "held_out_clean": 0.75},
     }
     whole = {"key": "k", "base": {"anything": [1]}, **record(kept_epoch=3, weights=weights, curve="anything")}
-    for good in ({}, {"stages": []}, {"stages": [{"trained": {}}]}, whole):
+    records: list[dict[str, Any]] = [{}, {"stages": []}, {"stages": [{"trained": {}}]}, whole]
+    for good in records:
         before = json.dumps(good)
         assert checked_record(good) is good
         assert json.dumps(good) == before
