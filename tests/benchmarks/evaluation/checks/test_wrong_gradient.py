@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torchvision.models import resnet18
 from robustbench_cli.attacks.base.gradients.bpda import BPDALayer
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.comparison.gallery.broken.sign_twisted import twisted
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable
 from robustbench_cli.benchmarks.evaluation.checks.wrong_gradient import gradient_is_wrong
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
@@ -72,6 +74,13 @@ class TurnedAround(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
         return 2 * logits.detach() - logits
+
+
+class Scaled(nn.Module):
+    """Gives the logits of an untrained network the usual size."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return 100 * logits
 
 
 class NoiseLayer(nn.Module):
@@ -202,11 +211,63 @@ def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
 )
 def test_an_evaluation_raises_the_flag(model: nn.Module, flag: str | None) -> None:
     """A row that followed a wrong gradient says so, and no other row does."""
-    model = copy.deepcopy(model)
+    model = nn.Sequential(copy.deepcopy(model), Scaled())
     with torch.no_grad():
         labels = model(IMAGES).argmax(1)
     flags = evaluate(model, IMAGES, labels, attack=PGD(steps=2), eps=0.01).flags
     assert flags == ((flag,) if flag else ())
+
+
+class Hooked(nn.Module):
+    """A network whose input gradient is changed by a function."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.change = network(), change
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = images.clone()
+        if seen.requires_grad:
+            seen.register_hook(self.change)
+        logits: Tensor = self.network(seen)
+        return logits
+
+
+SIGNS = 2.0 * torch.randint(2, (IMAGES[0].numel(),), generator=torch.Generator().manual_seed(0)) - 1
+
+
+def shuffled(gradients: Tensor) -> Tensor:
+    return twisted(gradients, signs=SIGNS * gradients.flatten(1).sign())
+
+
+def hidden_among_the_large(gradients: Tensor) -> Tensor:
+    """The signs of the second quarter of the components are wrong, and the smaller half stays small, and right."""
+    flat = gradients.flatten(1)
+    quarters = flat.abs().argsort(1, descending=True).argsort(1) * 4 // flat.shape[1]
+    factors = torch.tensor([1.0, -0.2, 0.1, 0.1])[quarters]
+    return (factors * flat).view_as(gradients)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(partial(twisted, share=share, scale=scale) for share, scale in ((0.6, 0.1), (0.7, 0.1), (0.45, 0.05))),
+        shuffled,
+        hidden_among_the_large,
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_with_wrong_signs_in_its_smaller_components_is_found(
+    change: Callable[[Tensor], Tensor], seed: int
+) -> None:
+    """Random directions agree with it for the most part; a step in linf follows the wrong signs."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    assert is_wrong(Hooked(change), images)
+
+
+def test_a_scaled_gradient_within_a_factor_of_two_is_believed() -> None:
+    """A hook alone is no fault."""
+    assert not is_wrong(Hooked(lambda gradients: gradients * 1.2), IMAGES)
 
 
 class ReversedInLargeBatch(nn.Module):
@@ -220,7 +281,7 @@ class ReversedInLargeBatch(nn.Module):
         seen = images.clone()
         if seen.requires_grad and len(images) >= self.fewest:
             seen.register_hook(torch.neg)
-        logits: Tensor = self.network(seen)
+        logits: Tensor = 100 * self.network(seen)
         return logits
 
 

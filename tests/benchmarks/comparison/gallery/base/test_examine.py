@@ -18,6 +18,8 @@ N = 30
         ("masked-pixels", "zero-gradient"),
         ("reversed-backward", "wrong-gradient"),
         ("reversed-off-the-grid", "wrong-gradient"),
+        ("sign-twisted", "wrong-gradient"),
+        ("sign-shuffled", "wrong-gradient"),
         ("nan-off-the-grid", "not-a-number"),
         ("remembers", "remembers"),
         ("tires-outside", "remembers"),
