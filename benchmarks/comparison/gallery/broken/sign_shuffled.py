@@ -21,6 +21,7 @@ class SignShuffled(BrokenDefense):
     """
 
     noticed_by: ClassVar[tuple[str, ...]] = ("wrong-gradient",)
+    signs: Tensor
 
     def __init__(self, *, shape: Any, classes: int) -> None:
         super().__init__(shape=shape, classes=classes)
