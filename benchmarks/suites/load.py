@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -110,7 +111,12 @@ def _located_defense(
     """An entry of ``defenses`` with its file and line, checked."""
     number, index = keys
     entry = entry.at(file.location("defenses", number, index) if len(chain) > 1 else file.location("defenses", number))
-    if (entry.name is None) == (entry.checkpoint is None):
+    if entry.name is not None and entry.checkpoint is not None:
+        raise UserError(
+            f"{entry.location}: give a defense either a name or a checkpoint; a defense around a checkpoint is a list of both: "
+            f"[{{checkpoint: {entry.checkpoint}}}, {{name: {entry.name}}}]"
+        )
+    if entry.name is None and entry.checkpoint is None:
         raise UserError(
             f"{entry.location}: give a defense either a name or a checkpoint, as {{name: hrs, channels: [5, 5]}}"
         )
@@ -190,7 +196,15 @@ def _schema_error(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
     for other in errors[1:]:
         if other["type"] == "literal_error" and _keys(other) == keys:
             message += f", or one of {', '.join(_allowed(other))}"
-    return UserError(f"{file.location(*keys)}: {'.'.join(map(str, keys))}: {' '.join(message.split())}")
+    return UserError(f"{file.location(*keys)}: {'.'.join(_as_written(file.value, keys))}: {' '.join(message.split())}")
+
+
+def _as_written(value: Any, keys: Sequence[int | str]) -> Iterator[str]:
+    """The keys that lead to an error, without the indices that the schema gives to one value where a list may stand."""
+    for key in keys:
+        if isinstance(key, str) or isinstance(value, list):
+            yield str(key)
+            value = value[key] if isinstance(value, dict | list) and (isinstance(key, int) or key in value) else None
 
 
 def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:
@@ -207,6 +221,9 @@ def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:
     }
     if error["type"] == "literal_error":
         return f"unknown value '{error['input']!s:.80}': {did_you_mean(str(error['input']), _allowed(error))}"
+    if error["type"] == "extra_forbidden" and keys[0] == "model" and keys[-1] == "checkpoint":
+        where = f"defenses: [{{checkpoint: {error['input']!s:.80}}}]"
+        return f"a checkpoint stands under defenses, as in {where}, and its network here: {{name: net.py:Net}}"
     if error["type"] == "extra_forbidden":
         return f"unknown key: {did_you_mean(str(keys[-1]), ModelConfig.model_fields)}"
     return messages.get(error["type"], f"{message[:1].lower()}{message[1:]}")

@@ -360,7 +360,10 @@ class ModelCache:
             for key, value in usual_values(spec, radius).items()
             if spec.parameters[key] == value
         ]
-        return f" ({', '.join(values)}, from the data set's usual radius)" if values else ""
+        source = "the data set's usual radius"
+        if not self.data.has_usual_eps:
+            source = f"{self.data.eps}, the default for data of your own"
+        return f" ({', '.join(values)}, from {source})" if values else ""
 
     def _begun(self, training: Training) -> DefendedModel | None:
         """The longest beginning of a training that the cache has."""

@@ -92,6 +92,11 @@ class Dataset(ABC):
         name = registry.name_of(type(self))
         return with_options(name if self.argument is None else f"{name}:{self.argument}", self.options)
 
+    @property
+    def has_usual_eps(self) -> bool:
+        """Whether the data set has a usual radius of its own, and not the default of all."""
+        return any("eps" in vars(kind) for kind in type(self).__mro__ if kind is not Dataset)
+
     def allows_classes(self, classes: int) -> bool:
         """Whether a model with this number of classes can be one for these data.
 

@@ -98,9 +98,8 @@ def _channel_values(values: Numbers, name: str, channels: int) -> list[float]:
     except (TypeError, ValueError):
         raise UserError(f"{name} is {values!r}: give a number, or one per channel") from None
     if len(numbers) not in (1, channels):
-        raise UserError(
-            f"{name} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
-        )
+        known = "one channel, give one" if channels == 1 else f"{channels} channels, give one or {channels}"
+        raise UserError(f"{name} has {len(numbers)} numbers: the images have {known}")
     return numbers * (channels if len(numbers) == 1 else 1)
 
 

@@ -434,9 +434,11 @@ class Trainer:
                 return
             missing = sorted(set(labels.unique().tolist()) - set(labels[indices].unique().tolist()))
             if missing:
-                share = "smaller" if indices is train else "larger"
+                given = self.recipe.held_out
+                share, other = ("smaller", given / 2) if indices is train else ("larger", max(0.1, min(2 * given, 0.5)))
                 raise UserError(
-                    f"train.held_out={self.recipe.held_out:g} {what} of class {missing[0]}: give a {share} share, or 0"
+                    f"train.held_out={given:g} {what} of class {missing[0]}: give a {share} share, as in --set "
+                    f"train.held_out={other:.2g}, or 0"
                 )
 
     def _batches(self, seed: int) -> Sequence[Tensor]:

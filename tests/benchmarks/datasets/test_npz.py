@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_cli.benchmarks.datasets.digits import Digits
 from robustbench_cli.benchmarks.datasets.npz import Npz
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.regular_file import open_regular
@@ -316,3 +317,10 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
         Npz(str(tmp_path / "a.npz"))
     with pytest.raises(OSError, match="it is a pipe, not a file"):
         open_regular(tmp_path / "a.npz")
+
+
+def test_own_images_have_no_usual_radius(tmp_path: Path) -> None:
+    """The radius of a training on them is a default of this program, and not the literature's."""
+    np.savez(tmp_path / "own.npz", images=np.zeros((4, 8, 8), dtype=np.uint8), labels=np.arange(4))
+    assert not Npz(str(tmp_path / "own.npz")).has_usual_eps
+    assert Digits().has_usual_eps

@@ -209,7 +209,10 @@ def test_all_weights_are_kept(advdef: Advdef, here: Path) -> None:
     assert attacked.code == 0
     empty = advdef("train", "--dataset", "digits", "--set", "train.held_out=0.005", "-o", "other.safetensors")
     assert empty.code == 2
-    assert re.search(r"train.held_out=0.005 holds out no image of class \d: give a larger share, or 0", empty.err)
+    assert re.search(
+        r"train.held_out=0.005 holds out no image of class \d: give a larger share, as in --set train.held_out=0.1, or 0",
+        empty.err,
+    )
     with safe_open(files["best"], "pt") as file:
         text = file.metadata()["advdef"]
     changed = text.replace('"weights":{"latest":', '"weights":{"/../../tmp/k":')

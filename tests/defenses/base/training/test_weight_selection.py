@@ -128,7 +128,11 @@ def test_latest_averaged_and_best_weights(
     ("counts", "share", "message"),
     [
         ((50, 50, 1), 0.5, r"train.held_out=0.5 (leaves no image to train on|holds out no image) of class 2: give a"),
-        ((50, 50, 50), 0.01, r"train.held_out=0.01 holds out no image of class \d: give a larger share, or 0"),
+        (
+            (50, 50, 50),
+            0.01,
+            r"train.held_out=0.01 holds out no image of class \d: give a larger share, as in --set train.held_out=0.1, or 0",
+        ),
     ],
 )
 def test_a_share_that_leaves_a_class_empty(counts: tuple[int, ...], share: float, message: str) -> None:
