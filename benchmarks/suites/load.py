@@ -202,9 +202,12 @@ def _schema_error(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
 def _as_written(value: Any, keys: Sequence[int | str]) -> Iterator[str]:
     """The keys that lead to an error, without the indices that the schema gives to one value where a list may stand."""
     for key in keys:
-        if isinstance(key, str) or isinstance(value, list):
+        if isinstance(key, str):
+            yield key
+            value = value.get(key) if isinstance(value, dict) else None
+        elif isinstance(value, list):
             yield str(key)
-            value = value[key] if isinstance(value, dict | list) and (isinstance(key, int) or key in value) else None
+            value = value[key]
 
 
 def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:

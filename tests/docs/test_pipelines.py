@@ -301,7 +301,7 @@ def test_the_page_on_the_first_gate_holds(
         done = advdef(*words)
         assert (program, done.code) == ("advdef", 0), (line, done.out, done.err)
     assert "::notice title=advdef::gates: " in done.out
-    (example,) = page_blocks("python")
+    example, *_ = page_blocks("python")
     content: dict[str, Any] = {}
     exec(example, content)
     content["test_robust"](gate)
