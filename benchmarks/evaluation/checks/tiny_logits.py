@@ -13,8 +13,11 @@ from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBa
 
 __all__ = ["TinyLogits"]
 
-_TINY, _USUAL = 0.1, 10.0
-"""The spread of the logits below which the softmax is nearly uniform, and that of a trained network."""
+_TINY, _USUAL = 0.5, 10.0
+"""The spread of the logits below which the softmax is nearly uniform, and that of a trained network.
+
+In the gallery, honest models have at least 1.4 (TRADES) at images that the attack followed. A plain network has 13, and at a sixtieth 0.2.
+"""
 
 _SAME_DIRECTION = 0.9
 """The smallest cosine of two slopes of a loss in the same direction."""
@@ -28,7 +31,7 @@ class TinyLogits(Check):
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "In a model without draws, the largest logit is less than 0.1 above the mean of all classes for half of 8 images that the "
+        "In a model without draws, the largest logit is less than 0.5 above the mean of all classes for half of 8 images that the "
         "attack followed, and the slope of its loss at these logits has a median cosine below 0.9 with that at logits with a spread "
         "of 10."
     )

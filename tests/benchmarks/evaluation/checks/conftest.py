@@ -28,11 +28,15 @@ def images() -> Tensor:
 
 @pytest.fixture
 def network() -> nn.Module:
-    """A small network of ten classes."""
+    """A small network of ten classes, whose logits have the size of a trained one's."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 10))
-    return model.eval().requires_grad_(False)
+        last = nn.Linear(800, 10)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), last)
+    model.eval().requires_grad_(False)
+    for parameter in last.parameters():
+        parameter.mul_(10)
+    return model
 
 
 class NoisyModel(nn.Module):

@@ -115,10 +115,10 @@ def test_a_new_check_is_one_file(
     texts = {check.name: check.text for check in checks.load_checks()}
     assert texts["dark-images"] == "the images are dark"
     assert list(texts).index("left-the-ball") < list(texts).index("dark-images") < list(texts).index("check-failed")
-    for level, flags in ((0.4, ("dark-images",)), (0.9, ())):
+    for level, is_dark in ((0.4, True), (0.9, False)):
         data = (images * 0.2 + level).clamp(0, 1)
-        labels = network(data).argmax(1)
-        assert evaluate(network, data, labels, attack=PGD(steps=2), eps=0.05).flags == flags
+        flags = evaluate(network, data, network(data).argmax(1), attack=PGD(steps=2), eps=0.05).flags
+        assert ("dark-images" in flags) is is_dark
 
 
 def vars_of(registry: object) -> dict[str, object]:

@@ -12,7 +12,7 @@ from .conftest import MakeProbe
 
 COARSE: dict[str, Callable[[Tensor], Tensor]] = {
     "one-hot": lambda logits: 10 * nn.functional.one_hot(logits.argmax(1), 10) + 0 * logits,
-    "rounded": lambda logits: (logits * 3).round() / 3,
+    "rounded": lambda logits: (logits * 0.3).round() / 0.3,
     "float16": lambda logits: logits.half().float(),
     "bfloat16": lambda logits: logits.bfloat16().float(),
 }

@@ -24,6 +24,7 @@ class Scaled(nn.Module):
     ("attack", "scale", "flags"),
     [
         (PGD(steps=3), 100.0, ()),
+        (PGD(steps=3), 0.1, ("tiny-logits",)),
         (PGD(steps=3), 1e-6, ("tiny-logits",)),
         (PGD(steps=3), 1e-30, ("tiny-logits",)),
         (CWPGD(steps=3), 1e-6, ()),
