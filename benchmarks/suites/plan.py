@@ -411,7 +411,7 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
             cache = cache_for(dataset, recipe, recipe_seed)
             load_dataset(dataset, data_dir=cache.data_dir)
         base = _base(chain[0], name, cache, _user_code(config))
-        if base is not None:
+        if base is not None and not cache.data.only_corrupted:
             with error_location(chain[0].location):
                 # All of them: the first images may lack the label that does not fit.
                 base.require_labels(cache.data.split("test").labels, cache.data.name)

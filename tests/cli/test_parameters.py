@@ -32,7 +32,10 @@ def test_a_setting_is_assigned_by_name_or_by_its_only_owner() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (Setting(None, "steps", "1"), r"--set steps: several have this parameter, name one: pgd.steps or cw.steps$"),
+        (
+            Setting(None, "steps", "1"),
+            r"--set steps: several have this parameter, name one: pgd.steps or hrs.steps or cw.steps$",
+        ),
         (Setting(None, "chanels", "1"), r"--set chanels: .*did you mean 'channels'"),
         (Setting("hsr", "channels", "1"), r"--set hsr.channels: 'hsr' is not used here; .*did you mean 'hrs'"),
         (Setting("pgd", "steps", "{a: 1, a: 2}"), r"--set pgd.steps: .*twice"),

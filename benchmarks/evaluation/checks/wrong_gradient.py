@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.rng import Random, preserve_generators
 from robustbench_cli.attacks.base.threat import project
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import Gaps, class_gaps, gap_gradients, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch, EvaluatedModels
 from robustbench_cli.defenses.base.decision_rules import Decision
 
@@ -178,34 +178,57 @@ def _changes(layer: BPDALayer, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
-    return (
-        _disagrees(measured, images, _signs)
-        or _step_falls_short(measured, images)
-        or _disagrees(measured, images, _signs_of_smaller)
-    )
+    compared = _Compared(measured, images)
+    return _disagrees(compared, _signs) or _step_falls_short(compared) or _disagrees(compared, _signs_of_smaller)
 
 
-def _disagrees(measured: MeasuredModel, images: Tensor, directed: _Directed) -> bool:
+class _Compared:
+    """A model at some images, whose gradients are compared with differences.
+
+    Attributes:
+        measured: See :func:`gradient_is_wrong`.
+        images: See :func:`gradient_is_wrong`.
+    """
+
+    def __init__(self, measured: MeasuredModel, images: Tensor) -> None:
+        self.measured, self.images = measured, images
+        self._gaps: dict[int, Gaps | None] = {}
+
+    def gaps(self, draws: int) -> Gaps | None:
+        """The gradients of some draws, which all directions share; ``None`` where there is no gradient."""
+        if draws not in self._gaps:
+            measured, images = self.measured, self.images
+            # Every draw of a randomized model needs the same two classes.
+            pairs = model_logits(measured, images).topk(2).indices.repeat(draws, 1) if measured.randomized else None
+            gaps = gap_gradients(measured, images.repeat(draws, 1, 1, 1), pairs)
+            self._gaps[draws] = gaps if gaps is not None and bool(gaps.gradients.any()) else None
+        return self._gaps[draws]
+
+
+def _disagrees(compared: _Compared, directed: _Directed) -> bool:
     """Whether the changes along random signs disagree with the gradient at both steps."""
+    measured, images = compared.measured, compared.images
     if measured.randomized:
         few, all_of_them = _Effort(2, _FEW_DRAWS, 1), _Effort(2, _DRAWS, 1)
     else:
         few, all_of_them = _Effort(1, 1, math.ceil(_FEW_VALUES / len(images))), _Effort(1, 1, _DIRECTIONS)
     if few.directions < _DIRECTIONS:
-        clear = (_are_alike(*both, *_CLEAR) for both in _changes_along(measured, images, few, directed))
+        clear = (_are_alike(*both, *_CLEAR) for both in _changes_along(compared, few, directed))
         if any(alike is True for alike in clear):
             return False
-    found = [_are_alike(*both, *_ENOUGH) for both in _changes_along(measured, images, all_of_them, directed)]
+    found = [_are_alike(*both, *_ENOUGH) for both in _changes_along(compared, all_of_them, directed)]
     return bool(found) and all(alike is False for alike in found)
 
 
-def _step_falls_short(measured: MeasuredModel, images: Tensor) -> bool:
+def _step_falls_short(compared: _Compared) -> bool:
     """Whether the steps along the signs of the gradient, as an attack in linf takes them, raise the gap far less than it predicts."""
-    effort = _Effort(2, _FEW_DRAWS, 1) if measured.randomized else _Effort(1, 1, 1)
-    changes = list(_changes_along(measured, images, effort, lambda gradients, _: gradients.sign()))
-    return bool(changes) and all(
-        bool(_ENOUGH[1] * differences.sum() < predictions.sum()) for differences, predictions in changes
-    )
+    effort = _Effort(2, _FEW_DRAWS, 1) if compared.measured.randomized else _Effort(1, 1, 1)
+    changed = False
+    for differences, predictions in _changes_along(compared, effort, lambda gradients, _: gradients.sign()):
+        changed = True
+        if not bool(_ENOUGH[1] * differences.sum() < predictions.sum()):
+            return False
+    return changed
 
 
 def _signs(_: Tensor, signs: Tensor) -> Tensor:
@@ -234,22 +257,17 @@ class _Effort(NamedTuple):
     directions: int
 
 
-def _changes_along(
-    measured: MeasuredModel, images: Tensor, effort: _Effort, directed: _Directed
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _changes_along(compared: _Compared, effort: _Effort, directed: _Directed) -> Iterator[tuple[Tensor, Tensor]]:
     """The measured and the predicted changes ``(halves, n)`` for each step; nothing where there is no gradient.
 
     Args:
-        measured: See :func:`gradient_is_wrong`.
-        images: See :func:`gradient_is_wrong`.
+        compared: The model and the images.
         effort: How many.
         directed: Where the images move.
     """
     halves, draws, directions = effort
-    # Every draw of a randomized model needs the same two classes.
-    pairs = model_logits(measured, images).topk(2).indices.repeat(halves * draws, 1) if measured.randomized else None
-    gaps = gap_gradients(measured, images.repeat(halves * draws, 1, 1, 1), pairs)
-    if gaps is None or not bool(gaps.gradients.any()):
+    measured, images, gaps = compared.measured, compared.images, compared.gaps(halves * draws)
+    if gaps is None:
         return
     rows = images.repeat(directions * halves * draws, 1, 1, 1)
     mean = gaps.gradients.view(halves * draws, *images.shape).mean(0).repeat(directions, 1, 1, 1)

@@ -81,7 +81,7 @@ class TwoCoins(Coin):
 
 
 class Network(nn.Module):
-    """A small convolutional network for 1 x 6 x 6 images of four classes."""
+    """A small convolutional network for 1 x 6 x 6 images of four classes, whose logits have the size of a trained one's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.rows += len(images)
         self.rows_with_gradient += len(images) * torch.is_grad_enabled()
-        return cast("Tensor", self.layers(images))
+        return cast("Tensor", 10 * self.layers(images))
 
 
 @pytest.fixture
@@ -352,7 +352,8 @@ def test_checks_and_measurements_cost_few_passes(network: Network) -> None:
     rows.clear()
     result = evaluate(network, images, labels, attack=PGD(steps=5), eps=1e-4, device="cpu")
     assert result.flags == ()
-    assert sum(rows) - result.forwards <= 150
+    # Of these, 64 compare steps along the signs, and the smaller components, with finite differences, at 8 clean and 8 followed images.
+    assert sum(rows) - result.forwards <= 220
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])

@@ -146,7 +146,8 @@ def test_what_the_model_shows_is_in_every_report(
     monkeypatch.setattr(NoGradients, "finding_in_model", lambda *_: found)
     assert advdef(*QUICK, "--strict").code == 1
     shown = advdef(*ATTACK, *SHORT, "--n", "20")
-    assert shown.out.count("no-gradients") == 3
+    # The rows, and the meaning of the flag below them.
+    assert shown.out.count("no-gradients") == 3 + 1
     report = advdef("report", "--format", "csv")
     rows = list(csv.DictReader(report.out.splitlines()))
     assert [row["flags"] for row in rows] == ["no-gradients"] * 3

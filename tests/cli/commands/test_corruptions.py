@@ -176,7 +176,7 @@ def test_bad_options(advdef: Advdef, checkpoint: Path, options: tuple[str, ...],
         ("[]", "suite.yaml, line 1: corruptions: is empty: give at least one value"),
         (
             "{name: fog, severity: 7}",
-            "suite.yaml, line 1: corruptions.0.severity.0: input should be less than or equal to 5",
+            "suite.yaml, line 1: corruptions.severity: input should be less than or equal to 5",
         ),
         ("[fog, {name: frost, depth: 2}]", "suite.yaml, line 1: frost has no parameter 'depth': known: severity"),
         (
