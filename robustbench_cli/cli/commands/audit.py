@@ -90,6 +90,15 @@ _OF_RUNS = ("seed", "device", "batch_size")
 )
 @informational_option
 @output_format("table", "json", "markdown", "html", "junit", "github", "sarif")
+@option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    group="Output",
+    help="Write the audit to a .json, .md, .html, .xml or .sarif file too; repeatable.",
+)
 @computing
 def audit(
     common: Common,
@@ -104,6 +113,7 @@ def audit(
     fail_on_verdict: Severity | None,
     informational: bool,
     output_format: str,
+    outputs: tuple[Path, ...],
 ) -> None:
     """Look for the known ways in which a robust accuracy deceives, and show the evidence.
 
@@ -112,6 +122,7 @@ def audit(
     is consistent, suspicious or broken, for the rows of each model, data slice and norm.
     """
     from robustbench_cli.benchmarks.audit.formats import FORMATS
+    from robustbench_cli.core.atomic_write import write_atomically
 
     if strict and fail_on_verdict is not None:
         raise UserError("--strict is --fail-on-verdict suspicious: give one of them")
@@ -128,12 +139,34 @@ def audit(
         raise UserError(
             f"--{unused[0].replace('_', '-')} changes nothing: an audit of a store runs no model; leave it out"
         )
+    files = [(path, _format_of(path)) for path in outputs]
     if given:
         groups, missing = _of_models(common, args, settings, budget, norm, eps, n)
     else:
         groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
     console.report(FORMATS[output_format](groups))
+    for path, name in files:
+        write_atomically(path, FORMATS[name](groups).encode())
+        console.note(f"wrote {path}")
     _judge(groups, missing, worst="suspicious" if strict else fail_on_verdict, informational=informational)
+
+
+def _format_of(path: Path) -> str:
+    """The format of a file's ending; the file's folder is made.
+
+    Raises:
+        UserError: No format of audits has this ending, or the folder cannot be written.
+    """
+    from robustbench_cli.benchmarks.audit.formats import FORMATS
+    from robustbench_cli.benchmarks.reports import formats
+    from robustbench_cli.core.atomic_write import ensure_writable
+
+    endings = {ending: entry.name for entry in formats.FORMATS if entry.name in FORMATS for ending in entry.endings}
+    name = endings.get(path.suffix.lower())
+    if name is None:
+        raise UserError(f"-o {path}: the ending selects the format: give one of {', '.join(endings)}")
+    ensure_writable(path.parent)
+    return name
 
 
 def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:

@@ -56,6 +56,21 @@ def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
     assert advdef("audit", "--strict", "--fail-on-verdict", "broken").code == 2
 
 
+def test_an_audit_is_written_to_files(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """Each file has what the format of its ending prints; another ending is refused before anything runs."""
+    assert advdef(*ATTACK, *SHORT, "--n", "20").code == 0
+    ended = advdef("audit", "-o", "a.json", "-o", "pages/a.html", "-o", "a.xml", "--strict")
+    assert ended.code == 1
+    for path, form in (("a.json", "json"), ("pages/a.html", "html"), ("a.xml", "junit")):
+        assert Path(path).read_text(encoding="utf-8") == advdef("audit", "--format", form).out
+    refused = advdef(*QUICK, "-o", "b.json", "-o", "b.csv")
+    assert refused.code == 2
+    assert refused.err == (
+        "advdef: error: -o b.csv: the ending selects the format: give one of .json, .md, .html, .xml, .sarif\n"
+    )
+    assert not Path("b.json").exists()
+
+
 def test_a_gate_on_findings_needs_intact_audits(advdef: Run, here: Path, checkpoint: Path) -> None:
     """What a damaged record found is not known: figures stand with a warning, and gates on flags and verdicts end with 3."""
     assert advdef(*QUICK).code == 0
