@@ -128,7 +128,11 @@ def test_rows_do_not_touch_each_other() -> None:
 def test_an_attack_adapts_by_itself() -> None:
     """On an edge detector, PGD succeeds where its transfer from the undefended network fails, without a flag."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 10)).eval()
+    linear = nn.Linear(256, 10)
+    network = nn.Sequential(nn.Flatten(), linear).eval()
+    with torch.no_grad():
+        # The logits have the size of a trained network's.
+        linear.weight.mul_(10)
     images = torch.rand(20, 1, 16, 16)
     defended = JPEG(quality=10).protect(network, images[:1]).eval()
     with torch.no_grad():

@@ -26,7 +26,9 @@ def test_images_of_one_checkpoint_attack_another(advdef: Advdef, here: Path, che
     (row,) = csv.DictReader(Path("table.csv").read_text().splitlines())
     assert row["attack"] == "transfer(surrogate=other.safetensors,attack.name=ti-fgsm,attack.steps=5)"
     assert float(row["robust_accuracy"]) < float(row["clean_accuracy"])
-    assert (row["eot"], row["flags"]) == ("1", "")
+    assert row["eot"] == "1"
+    # Two epochs leave the logits of the surrogate close together.
+    assert row["flags"] in {"", "tiny-logits"}
     second = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
     assert "1/1 cells cached in advdef-runs" in second.err
     assert Path("moved.safetensors").write_bytes(checkpoint.read_bytes())
