@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,17 @@ import pytest
 
 # Read by torch when it is imported: more threads slow small networks down, and the tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the collected tests out of the garbage collector, which would pass over thousands of them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Gives them back, since libraries complain of objects that are left at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
