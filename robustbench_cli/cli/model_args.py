@@ -296,7 +296,7 @@ _MODEL_OPTIONS = (
         metavar="NAME",
         group="Model",
         type=NameOf("recipe"),
-        help="Recipe of the training: a paper's settings, and its defense without --defense; see 'advdef list recipes'.  [default: default]",
+        help="Recipe of the training: a paper's settings, and its defense without --defense; see 'advdef list recipes'.  [default: quick settings, named default]",
     ),
     help_page.option(
         "--epochs",
