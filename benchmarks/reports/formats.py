@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,18 +138,22 @@ FORMATS: tuple[Format, ...] = (
 """The formats of files; the drawing for a terminal is the command line's."""
 
 
-def format_names() -> list[str]:
-    """The formats' names."""
-    return [entry.name for entry in FORMATS]
-
-
-def file_endings(*, any_table: bool = False) -> list[str]:
-    """The endings of files that a table can be written to.
+def format_names(*, any_table: bool = False) -> list[str]:
+    """The formats' names.
 
     Args:
         any_table: Whether the table has other columns than the table of results.
     """
-    return [ending for entry in FORMATS if entry.any_table or not any_table for ending in entry.endings]
+    return [entry.name for entry in FORMATS if entry.any_table or not any_table]
+
+
+def file_endings(names: Collection[str] | None = None) -> list[str]:
+    """The endings of files that can be written.
+
+    Args:
+        names: The possible ones of :func:`format_names`; ``None`` for all.
+    """
+    return [ending for entry in FORMATS if names is None or entry.name in names for ending in entry.endings]
 
 
 def as_text(
@@ -201,17 +205,17 @@ def _format(name: str) -> Format:
     return next(entry for entry in FORMATS if entry.name == name)
 
 
-def format_of_file(path: Path, *, any_table: bool = False) -> str:
+def format_of_file(path: Path, names: Collection[str] | None = None) -> str:
     """The name of the format that a file's ending selects.
 
     Args:
         path: The file.
-        any_table: Whether the table has other columns than the table of results.
+        names: See :func:`file_endings`.
 
     Raises:
         UserError: No possible format has the ending.
     """
-    endings = file_endings(any_table=any_table)
+    endings = file_endings(names)
     name = path.name.lower()
     # The longest ending: a.evidence.json is no table in JSON.
     ending = max((ending for ending in endings if name.endswith(ending) and name != ending), key=len, default=None)

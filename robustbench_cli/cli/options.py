@@ -8,7 +8,7 @@ line overrides the environment, which overrides the file of ``--config``, which 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -330,13 +330,14 @@ def output_format(*formats: str) -> Decorator:
     )
 
 
-def output_files(*, any_table: bool = False) -> Decorator:
+def output_files(formats: Collection[str] | None = None, *, content: str = "table") -> Decorator:
     """Adds ``-o``, the files of the table; they arrive as ``outputs``.
 
     Args:
-        any_table: Whether the table has other columns than the table of results.
+        formats: The possible formats; ``None`` for all.
+        content: What is written.
     """
-    *endings, last = file_endings(any_table=any_table)
+    *endings, last = file_endings(formats)
     return option(
         "-o",
         "--output",
@@ -344,7 +345,7 @@ def output_files(*, any_table: bool = False) -> Decorator:
         multiple=True,
         type=click.Path(dir_okay=False, path_type=Path),
         group="Output",
-        help=f"Write the table to a {', '.join(endings)} or {last} file too; repeatable.",
+        help=f"Write the {content} to a {', '.join(endings)} or {last} file too; repeatable.",
     )
 
 

@@ -97,7 +97,7 @@ def run_suite(
     from robustbench_cli.benchmarks.suites.plan import plan
 
     reporting = reporting or Reporting()
-    tables.require_writable_tables(reporting.outputs)
+    tables.require_writable(reporting.outputs)
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)

@@ -112,7 +112,6 @@ class TableArgs:
                 console.note(line)
         for path in outputs:
             tables.write(table, path, columns=self.columns, cases=cases, content=content)
-            console.note(f"wrote {path}")
 
 
 table_options = OptionSet(

@@ -41,9 +41,10 @@ __all__ = [
     "for_terminal",
     "plain",
     "print_and_write",
-    "require_writable_tables",
+    "require_writable",
     "show_other",
     "write",
+    "write_text",
 ]
 
 
@@ -61,7 +62,6 @@ def print_and_write(table: pd.DataFrame, drawn: RenderableType, outputs: Sequenc
     console.report(drawn)
     for path in outputs:
         write(table, path)
-        console.note(f"wrote {path}")
 
 
 def write(
@@ -72,7 +72,7 @@ def write(
     cases: Callable[[], Sequence[Case]] = tuple,
     content: Callable[[pd.DataFrame], PageContent] | None = None,
 ) -> None:
-    """Writes a table atomically, in the format of the file's ending.
+    """Writes a table in the format of the file's ending.
 
     Args:
         table: The rows.
@@ -84,18 +84,32 @@ def write(
     Raises:
         UserError: The ending is unknown, or the file cannot be written.
     """
+    name = formats.format_of_file(path)
+    write_text(path, formats.as_text(table, name, columns=columns, cases=cases, content=content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of the user atomically, and notes it.
+
+    Args:
+        path: The file.
+        text: Its content.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    name = formats.format_of_file(path)
-    write_atomically(path, formats.as_text(table, name, columns=columns, cases=cases, content=content).encode())
+    write_atomically(path, text.encode())
+    console.note(f"wrote {path}")
 
 
-def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -> None:
-    """Checks, before anything is computed, that a table can be written; creates the folders.
+def require_writable(paths: Sequence[Path], names: Collection[str] | None = None) -> None:
+    """Checks, before anything is computed, that files can be written; creates their folders.
 
     Args:
         paths: The files.
-        any_table: Whether the table has other columns than the table of results.
+        names: The possible formats; ``None`` for all.
 
     Raises:
         UserError: An ending is unknown, or a folder cannot be written.
@@ -103,7 +117,7 @@ def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -
     from robustbench_cli.core.atomic_write import ensure_writable
 
     for path in paths:
-        formats.format_of_file(path, any_table=any_table)
+        formats.format_of_file(path, names)
         ensure_writable(path.parent)
 
 
@@ -287,12 +301,11 @@ def show_other(
     Raises:
         UserError: The format is for the table of results alone, or a file cannot be written.
     """
-    from robustbench_cli.core.atomic_write import write_atomically
 
     def text(name: str) -> str:
         if name == "markdown":
             return markdown_table(shown.headers, shown.numeric, shown.lines)
-        if name not in {entry.name for entry in formats.FORMATS if entry.any_table}:
+        if name not in formats.format_names(any_table=True):
             raise UserError(f"{option} has no format {name}: give table, csv, json or markdown")
         return formats.as_text(table, name)
 
@@ -304,8 +317,7 @@ def show_other(
         for line in shown.caption:
             console.note(line)
     for path, content in zip(outputs, contents, strict=True):
-        write_atomically(path, content.encode())
-        console.note(f"wrote {path}")
+        write_text(path, content)
 
 
 def _legend(table: pd.DataFrame, shown: Collection[str], hidden: Sequence[str], *, has_best: bool) -> list[str]:

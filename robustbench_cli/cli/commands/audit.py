@@ -12,7 +12,7 @@ import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Budget, Severity
-from robustbench_cli.cli import console
+from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.gate_args import informational_option, obey
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
@@ -22,6 +22,7 @@ from robustbench_cli.cli.options import (
     is_given,
     is_on_command_line,
     option,
+    output_files,
     output_format,
     stores_or_default,
     training_settings,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["audit"]
+
+_FORMATS = ("json", "markdown", "html", "junit", "github", "sarif")
+"""The formats of an audit beside the text for a terminal."""
 
 _N: dict[Budget, int] = {"quick": 100, "standard": 500, "thorough": 1000}
 """The number of images of each budget."""
@@ -89,16 +93,8 @@ _OF_RUNS = ("seed", "device", "batch_size")
     help="Exit with 1 if a verdict is broken, or at least suspicious (which is --strict).",
 )
 @informational_option
-@output_format("table", "json", "markdown", "html", "junit", "github", "sarif")
-@option(
-    "-o",
-    "--output",
-    "outputs",
-    multiple=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    group="Output",
-    help="Write the audit to a .json, .md, .html, .xml or .sarif file too; repeatable.",
-)
+@output_format("table", *_FORMATS)
+@output_files(_FORMATS, content="audit")
 @computing
 def audit(
     common: Common,
@@ -122,7 +118,7 @@ def audit(
     is consistent, suspicious or broken, for the rows of each model, data slice and norm.
     """
     from robustbench_cli.benchmarks.audit.formats import FORMATS
-    from robustbench_cli.core.atomic_write import write_atomically
+    from robustbench_cli.benchmarks.reports.formats import format_of_file
 
     if strict and fail_on_verdict is not None:
         raise UserError("--strict is --fail-on-verdict suspicious: give one of them")
@@ -139,34 +135,15 @@ def audit(
         raise UserError(
             f"--{unused[0].replace('_', '-')} changes nothing: an audit of a store runs no model; leave it out"
         )
-    files = [(path, _format_of(path)) for path in outputs]
+    tables.require_writable(outputs, _FORMATS)
     if given:
         groups, missing = _of_models(common, args, settings, budget, norm, eps, n)
     else:
         groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
     console.report(FORMATS[output_format](groups))
-    for path, name in files:
-        write_atomically(path, FORMATS[name](groups).encode())
-        console.note(f"wrote {path}")
+    for path in outputs:
+        tables.write_text(path, FORMATS[format_of_file(path, _FORMATS)](groups))
     _judge(groups, missing, worst="suspicious" if strict else fail_on_verdict, informational=informational)
-
-
-def _format_of(path: Path) -> str:
-    """The format of a file's ending; the file's folder is made.
-
-    Raises:
-        UserError: No format of audits has this ending, or the folder cannot be written.
-    """
-    from robustbench_cli.benchmarks.audit.formats import FORMATS
-    from robustbench_cli.benchmarks.reports import formats
-    from robustbench_cli.core.atomic_write import ensure_writable
-
-    endings = {ending: entry.name for entry in formats.FORMATS if entry.name in FORMATS for ending in entry.endings}
-    name = endings.get(path.suffix.lower())
-    if name is None:
-        raise UserError(f"-o {path}: the ending selects the format: give one of {', '.join(endings)}")
-    ensure_writable(path.parent)
-    return name
 
 
 def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:

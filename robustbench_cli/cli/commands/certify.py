@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_cli.benchmarks.reports.formats import format_names
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
@@ -106,7 +107,7 @@ ALPHA = 0.001
     "[default with --sigma: multiples of sigma / 2; in linf: quarters of the data set's usual radius]",
 )
 @first_images("Number of test images, from the first on.", default=500)
-@output_files(any_table=True)
+@output_files(format_names(any_table=True))
 @computing
 def certify(
     common: Common,
@@ -145,7 +146,7 @@ def certify(
         {"method": method if is_given("method") else None, "norm": norm, "branches": branches},
     )
     alpha = ALPHA if alpha is None else alpha
-    tables.require_writable_tables(outputs, any_table=True)
+    tables.require_writable(outputs, format_names(any_table=True))
     parameters = distribute(settings, args.settable())
     dataset = args.dataset_name()
     loaded = load_dataset(dataset, data_dir=common.data_dir)

@@ -158,7 +158,7 @@ def report(
     other = "--leaderboard" if leaderboard else "--compare" if compare else "--protocols" if by_protocol else None
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
-    tables.require_writable_tables(outputs)
+    tables.require_writable(outputs)
     show = _shown(leaderboard, _comparison(compare, other_row), view, images, by_protocol=by_protocol)
     _require_images(images, output_format, outputs)
     destinations = _destinations(trackers, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_cli.benchmarks.reports.formats import format_names
 from robustbench_cli.cli import console
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
@@ -63,7 +64,7 @@ __all__ = ["reprogram"]
 @eot_option
 @first_images("Number of test images of the task, from the first on.")
 @repeats_option
-@output_files(any_table=True)
+@output_files(format_names(any_table=True))
 @computing
 def reprogram(
     common: Common,
@@ -88,10 +89,10 @@ def reprogram(
     from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
     from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.tables import print_and_write, require_writable_tables
+    from robustbench_cli.cli.tables import print_and_write, require_writable
     from robustbench_cli.core.atomic_write import ensure_writable
 
-    require_writable_tables(outputs, any_table=True)
+    require_writable(outputs, format_names(any_table=True))
     ensure_writable(common.store)
     if suite_name is not None and args.given:
         raise UserError(f"--suite names the models too: leave out {args.given}")

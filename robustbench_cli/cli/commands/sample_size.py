@@ -99,7 +99,7 @@ def sample_size(
     """
     from robustbench_cli.benchmarks.evaluation.statistics.sample_size import ComparisonPlan
 
-    tables.require_writable_tables(outputs)
+    tables.require_writable(outputs)
     plan = ComparisonPlan(
         accuracy=accuracy,
         difference=difference,
