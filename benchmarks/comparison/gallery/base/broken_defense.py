@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import DATASET, HonestModel
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 
-__all__ = ["BrokenDefense", "examples", "off_the_grid"]
+__all__ = ["BrokenDefense", "MemorizingDefense", "examples", "off_the_grid"]
 
 _GRAY_VALUES = 17
 """The gray values of the digits."""
@@ -54,6 +56,24 @@ class BrokenDefense(nn.Module):
     def unmasked(self) -> nn.Module:
         """The differentiable model that the attack made for this defense follows."""
         return self.network
+
+
+class MemorizingDefense(BrokenDefense):
+    """Knows the first test images with their labels. The attack made for it takes the other ones."""
+
+    first_unknown: ClassVar[int] = 250
+
+    def __init__(self, *, shape: Any, classes: int) -> None:
+        super().__init__(shape=shape, classes=classes)
+        images, self.labels = examples("test", self.first_unknown)
+        self.images = images.flatten(1)
+
+    def nearest(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The linf distances ``(N, 1)`` of images to the nearest known ones, and the labels of these as ``(N, 10)`` zeros and ones."""
+        distances, rows = torch.cdist(images.detach().flatten(1), self.images.to(images), p=torch.inf).min(
+            1, keepdim=True
+        )
+        return distances, one_hot(self.labels.to(images.device)[rows[:, 0]], 10)
 
 
 def examples(split: SplitName, n: int | None = None) -> tuple[Tensor, Tensor]:
