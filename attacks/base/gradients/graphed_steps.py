@@ -15,9 +15,10 @@ from torch import Tensor
 from robustbench_cli.attacks.base.gradients.source import GradientSource, RecordedQuery
 from robustbench_cli.attacks.base.models.cuda_graphs import (
     forbidden_synchronizations,
-    garbage_collection_paused,
-    layout_of,
+    graphed_rows,
+    padded,
     recording,
+    stream_of_recordings,
 )
 from robustbench_cli.core.errors import is_out_of_memory, one_line
 
@@ -80,7 +81,7 @@ class GraphedSteps:
             # The graphs of the passes are dropped where memory runs out, and those of the steps with them.
             self._graphs.clear()
             return None
-        rows = 1 << (count - 1).bit_length()
+        rows = graphed_rows(count)
         if rows not in self._graphs:
             self._graphs[rows] = self._recorded(state, numbers, rows)
         return self._graphs[rows]
@@ -118,21 +119,17 @@ class _Graph:
     """
 
     def __init__(self, source: GradientSource, step: Step, state: State, numbers: Tensor, rows: int) -> None:
-        self._buffers = {name: _padded(values, rows) for name, values in state.items()}
+        self._buffers = {name: padded(values, rows) for name, values in state.items()}
         self._numbers = numbers.clone()
         self._views: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        # As for a pass: on another stream, after a step in which libraries make their handles and workspaces.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), garbage_collection_paused(), torch.cuda.stream(stream), source.recording() as queries:
+        with torch.no_grad(), stream_of_recordings(), source.recording() as queries:
             step({name: buffer.clone() for name, buffer in self._buffers.items()}, numbers)
             queries.clear()
             torch.cuda.synchronize(numbers.device)
             with recording(self._graph):
                 for name, values in step(self._buffers, self._numbers).items():
                     self._buffers[name].copy_(values)
-        torch.cuda.current_stream().wait_stream(stream)
         self.queries: list[RecordedQuery] = [*queries]
         self.labels: list[Tensor] = []
 
@@ -155,9 +152,3 @@ class _Graph:
             # Whoever received those of the last call may still use them.
             self.labels = [query.labels[:count].clone() for query in self.queries]
         return dict(self._views)
-
-
-def _padded(values: Tensor, rows: int) -> Tensor:
-    """A copy of the rows ``(n, ...)`` with the first ones repeated up to a number of rows, in the same memory layout."""
-    padded = values[torch.arange(rows, device=values.device) % len(values)]
-    return padded.contiguous(memory_format=layout_of(values))

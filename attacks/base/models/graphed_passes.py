@@ -20,9 +20,11 @@ from torch.autograd.function import once_differentiable
 
 from robustbench_cli.attacks.base.models.cuda_graphs import (
     forbidden_synchronizations,
-    garbage_collection_paused,
+    graphed_rows,
     layout_of,
+    padded,
     recording,
+    stream_of_recordings,
 )
 from robustbench_cli.core.errors import is_out_of_memory, one_line
 
@@ -59,7 +61,7 @@ class _Kind(NamedTuple):
         """The kind of a pass over these rows in the current context; their number is rounded up to a power of two."""
         cudnn: Any = torch.backends.cudnn
         return cls(
-            rows=1 << (len(rows) - 1).bit_length(),
+            rows=graphed_rows(len(rows)),
             shape=rows.shape[1:],
             dtype=rows.dtype,
             layout=layout_of(rows),
@@ -138,13 +140,13 @@ class GraphedPasses:
 
     def _recorded(self, kind: _Kind, rows: Tensor) -> _Graph | None:
         """The graph of a kind of passes; ``None`` where it cannot be recorded."""
-        padded = rows[torch.arange(kind.rows, device=rows.device) % len(rows)].contiguous(memory_format=kind.layout)
+        whole = padded(rows, kind.rows)
         try:
             with forbidden_synchronizations():
-                graph = _Graph(self._model, padded, differentiable=kind.differentiable)
+                graph = _Graph(self._model, whole, differentiable=kind.differentiable)
             # Mirrored rows in the opposite order differ from the recorded ones, also a single row: a graph that repeats its
             # recording gives other results than the model.
-            self._compare(graph, padded.flip(0, -1), differentiable=kind.differentiable)
+            self._compare(graph, whole.flip(0, -1), differentiable=kind.differentiable)
         except Exception as error:  # noqa: BLE001 - a user's model may turn the error into one of its own
             if not is_out_of_memory(error):
                 self._usable = False
@@ -227,10 +229,7 @@ class _Graph:
         self._rows = rows.clone().requires_grad_(differentiable)
         self._number = 0
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # The stream of the recording must not be the default one, and libraries make their workspaces per stream.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.set_grad_enabled(differentiable), garbage_collection_paused(), torch.cuda.stream(stream):
+        with torch.set_grad_enabled(differentiable), stream_of_recordings():
             self._warm_up(model)
             torch.cuda.synchronize(rows.device)
             with recording(self._forward):
@@ -240,7 +239,6 @@ class _Graph:
                 with recording(self._backward, self._forward.pool()):
                     # The activations are kept: several backward passes may follow one forward pass.
                     self._gradient = torch.autograd.grad(self._logits, self._rows, self._slopes, retain_graph=True)[0]
-        torch.cuda.current_stream().wait_stream(stream)
         # From here on the recordings keep the activations. The graph of autograd would keep the parameters as well.
         self._logits = self._logits.detach()
 
