@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -58,7 +58,7 @@ from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import Choice, Notice, UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
-from robustbench_cli.defenses.base.training.named_recipe import Applied, NamedRecipe
+from robustbench_cli.defenses.base.training.named_recipe import NamedRecipe
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.recipes import registry as recipes
 
@@ -131,8 +131,7 @@ class PlannedModel:
         """How it is trained, for a command that trains it again."""
         if self.training is None:
             return Origin()
-        named = _applied(self.cache, {}).training
-        usual = Recipe.from_parameters({**self.cache.usual_recipe, **named}, name="train").model_dump(mode="json")
+        usual = Recipe.from_parameters(self.cache.usual_recipe, name="train").model_dump(mode="json")
         changed = {name: value for name, value in self.training.recipe.items() if value != usual[name]}
         return Origin(
             # Without data nothing is learned.
@@ -437,14 +436,6 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
     return {dataset: list(of_dataset.values()) for dataset, of_dataset in models.items()}
 
 
-def _applied(cache: ModelCache, defenses: Mapping[str, Sequence[str]]) -> Applied:
-    """What the named recipe sets for a data set and for defenses, by their names with the names of their parameters."""
-    name = cache.recipe.get("recipe", Recipe.model_fields["recipe"].default)
-    named: type[NamedRecipe] = recipes.load(name)
-    data = cache.data
-    return named.apply(name, defenses, dataset=data.name, shape=data.shape, radius=parse_eps(data.eps).value)
-
-
 def _with_recipe(
     cache: ModelCache, chain: tuple[DefenseConfig, ...]
 ) -> tuple[ModelCache, tuple[DefenseConfig, ...], str | None]:
@@ -452,11 +443,14 @@ def _with_recipe(
     fields = {
         entry.name: [*defenses.load(entry.name).model_fields] for entry in chain if entry.name not in {None, "none"}
     }
-    applied = _applied(cache, fields)
+    name = cache.recipe.get("recipe", Recipe.model_fields["recipe"].default)
+    named: type[NamedRecipe] = recipes.load(name)
+    data = cache.data
+    applied = named.apply(name, fields, dataset=data.name, shape=data.shape, radius=parse_eps(data.eps).value)
     # A checkpoint that is used as it is gets nothing from a recipe; a notice says so.
     for misfit in applied.misfits if chain[0].checkpoint is None or fields else ():
         warnings.warn(misfit, Choice, stacklevel=2)
-    cache = replace(cache, recipe={**applied.training, **cache.recipe})
+    cache = replace(cache, named_recipe=applied.training)
     return cache, tuple(entry.filled(applied.defenses.get(entry.name or "", {})) for entry in chain), applied.model
 
 

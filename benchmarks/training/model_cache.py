@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,8 @@ class ModelCache:
         data_dir: The folder of downloaded data sets.
         device: Where to train.
         seed: Of trainings.
-        recipe: The recipe parameters that the user set; epochs and augmentations are the data set's usual ones by default.
+        recipe: The recipe parameters that the user set.
+        named_recipe: Those of the recipe that the user named, which hold where the user set none.
         begin: Called with a label and a file before each training.
         wait: Called with a label before waiting for another process that is training it.
         progress: Called after each epoch.
@@ -83,6 +84,7 @@ class ModelCache:
     device: torch.device
     seed: int
     recipe: dict[str, Any]
+    named_recipe: Mapping[str, Any] = field(default_factory=dict)
     begin: Callable[[str, Path], None] = lambda *_: None
     wait: Callable[[str], None] = lambda _: None
     progress: Callable[[TrainingProgress], None] = lambda _: None
@@ -155,20 +157,22 @@ class ModelCache:
 
     @property
     def usual_recipe(self) -> dict[str, Any]:
-        """The recipe parameters that follow from the data set."""
-        return {"epochs": self.data.epochs, "augmentations": self.data.augmentations}
+        """The recipe parameters that hold where the user set none: those of the named recipe, or what is usual for the data."""
+        return {"epochs": self.data.epochs, "augmentations": self.data.augmentations, **self.named_recipe}
 
     def _recipe(self, specs: Sequence[MethodSpec]) -> Recipe:
-        """The recipe, with what is usual for the data set where the user set nothing.
+        """The recipe, with :attr:`usual_recipe` where the user set nothing.
 
         Args:
             specs: The defenses that train by it.
 
         Raises:
-            UserError: A parameter is unknown or not allowed, or a defense cannot learn from the labels of an augmentation.
+            UserError: A parameter is unknown, not allowed or without effect, or a defense cannot learn from the labels of an
+                augmentation.
         """
         data = self.data
         recipe = Recipe.from_parameters({**self.usual_recipe, **self.recipe}, name="train")
+        recipe.require_effect(self.recipe, name="train")
         for spec in specs:
             spec.build(defense_registry).require_labels(recipe, name=spec.name)
         for entry in recipe.augmentations or ():

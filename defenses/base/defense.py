@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -182,11 +183,11 @@ def defend(
     """
     checked_model(model)
     data = _as_examples(examples)
-    defense, recipe = _with_recipe(_resolved(defense), recipe, data)
+    defense, named = _with_recipe(_resolved(defense), recipe.get("recipe"), data)
     defense = defense.for_radius(_usual_radius(data))
     target = checked_device(device)
     more = None if extra is None else _as_extra(extra, data)
-    settings = _settings(recipe, defense, data, has_extra=more is not None)
+    settings = _settings(recipe, named, defense, data, has_extra=more is not None)
     trainer = Trainer(data, settings, seed=checked_seed(seed), device=target, extra=more)
     example = _first(data)[0].to(target)
     copied = copy.deepcopy(model).to(target)
@@ -217,10 +218,10 @@ def _usual_radius(examples: Examples) -> float:
     return USUAL_RADIUS if radius is None else radius
 
 
-def _with_recipe(defense: Defense, recipe: dict[str, Any], examples: Examples) -> tuple[Defense, dict[str, Any]]:
-    """The defense and the fields of the recipe, with the values of the named recipe where the user gives none."""
-    if (name := recipe.get("recipe")) is None:
-        return defense, recipe
+def _with_recipe(defense: Defense, name: Any, examples: Examples) -> tuple[Defense, Mapping[str, Any]]:
+    """The defense with the values of the named recipe where the user gives none, and that recipe's fields."""
+    if name is None:
+        return defense, {}
     named: type[NamedRecipe] = recipes.load(name)
     own = registry.name_of(type(defense))
     applied = named.apply(
@@ -233,14 +234,15 @@ def _with_recipe(defense: Defense, recipe: dict[str, Any], examples: Examples) -
     for misfit in applied.misfits:
         warnings.warn(misfit, Choice, stacklevel=3)
     given = {key: getattr(defense, key) for key in defense.model_fields_set}
-    return type(defense)(**{**applied.defenses.get(own, {}), **given}), {**applied.training, **recipe}
+    return type(defense)(**{**applied.defenses.get(own, {}), **given}), applied.training
 
 
 def _as_examples(examples: object) -> Examples:
     """The examples that a user gave, checked."""
     # What first_examples gives, which belongs to a floor above.
-    if isinstance(getattr(examples, "images", None), Tensor) and isinstance(getattr(examples, "labels", None), Tensor):
-        examples = (examples.images, examples.labels)  # type: ignore[attr-defined]
+    images, labels = getattr(examples, "images", None), getattr(examples, "labels", None)
+    if isinstance(images, Tensor) and isinstance(labels, Tensor):
+        examples = (images, labels)
     if isinstance(examples, list | tuple) and len(examples) == 2:
         images = checked_images(examples[0]).float().cpu()
         return TensorExamples(images, checked_labels(examples[1], len(images)).cpu())
@@ -278,13 +280,16 @@ def _require_classes(classes: int, *parts: Examples | None) -> None:
             require_classes(part.labels if isinstance(part, TensorExamples) else _first(part)[1], classes)
 
 
-def _settings(recipe: dict[str, Any], defense: Defense, examples: Examples, *, has_extra: bool) -> Recipe:
-    """The recipe for a defense, with what is usual for the examples where the user set nothing."""
+def _settings(
+    recipe: dict[str, Any], named: Mapping[str, Any], defense: Defense, examples: Examples, *, has_extra: bool
+) -> Recipe:
+    """The recipe for a defense, with the named recipe's fields or what is usual for the examples where the user set nothing."""
     if "pseudo_labels" in recipe:
         raise UserError("pseudo_labels is for the command line: give extra with the labels, as (images, labels)")
     usual = {"augmentations": getattr(examples, "usual_augmentations", ())}
-    given = {**usual, **recipe, **({"extra": "in memory"} if has_extra else {})}
-    settings = Recipe.from_parameters(given, name="recipe")
+    fields = {**usual, **named, **recipe, **({"extra": "in memory"} if has_extra else {})}
+    settings = Recipe.from_parameters(fields, name="recipe")
+    settings.require_effect(recipe, name="recipe")
     defense.require_labels(settings, name=type(defense).__name__)
     return settings
 

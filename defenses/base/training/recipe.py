@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 from robustbench_cli.defenses.base.training.augmentations.base.augmentation import (
     describe_augmentations,
@@ -165,6 +167,25 @@ class Recipe(Settings):
             if self.extra is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is for extra training images: give extra too, or leave it out")
         return self
+
+    def require_effect(self, given: Collection[str], *, name: str) -> None:
+        """Checks that the values that a user gave have an effect; those of a named recipe need none.
+
+        Args:
+            given: The names of the values that the user gave.
+            name: How the user called the recipe, for the message.
+
+        Raises:
+            UserError: A value has no effect.
+        """
+        for key, has_effect, needed in (
+            ("momentum", self.optimizer == "sgd", "optimizer=sgd"),
+            ("nesterov", self.optimizer == "sgd", "optimizer=sgd"),
+            ("milestones", self.schedule == "multistep", "schedule=multistep"),
+            ("held_out_steps", self.held_out > 0, "held_out"),
+        ):
+            if key in given and not has_effect:
+                raise UserError(f"{name}: {key} has no effect without {needed}: give {needed} too, or leave {key} out")
 
     @property
     def share_of_extra(self) -> float:

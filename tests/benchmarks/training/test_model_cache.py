@@ -50,6 +50,15 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
     assert len(begun) == 4
 
 
+def test_values_without_effect(cache: MakeCache) -> None:
+    """One that the user gave is a usage error, one of a named recipe is not."""
+    adam = replace(cache(), recipe={"optimizer": "adam"}, named_recipe={"optimizer": "sgd", "momentum": 0.8})
+    recipe = adam.training(defenses=(NOISE,)).recipe
+    assert (recipe["optimizer"], recipe["momentum"]) == ("adam", 0.8)
+    with pytest.raises(UserError, match="train: momentum has no effect without optimizer=sgd"):
+        replace(adam, recipe={"optimizer": "adam", "momentum": 0.8}).training(defenses=(NOISE,))
+
+
 def test_augmentations(cache: MakeCache) -> None:
     """They are the data set's usual ones, are part of the training's key, and a mirrored digit is warned of."""
     usual = cache().training(defenses=(NOISE,))

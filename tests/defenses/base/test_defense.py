@@ -207,6 +207,7 @@ def test_extra_examples(digits: Any, normed: Callable[[], nn.Module]) -> None:
     for options, message in (
         ({"extra": (images[:, :, 1:], extra[1])}, r"extra has images \(1, 7, 8\), and the examples have \(1, 8, 8\)"),
         ({"extra": (images, extra[1] + 1)}, "10"),
+        ({"momentum": 0.5}, "recipe: momentum has no effect without optimizer=sgd: give optimizer=sgd too, or leave"),
         ({"extra_fraction": 0.5}, "recipe: extra_fraction is for extra training images: give extra too"),
         ({"extra": extra, "pseudo_labels": "a.safetensors"}, "pseudo_labels is for the command line"),
     ):

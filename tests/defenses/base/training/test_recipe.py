@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,25 @@ def test_a_radius_for_no_held_out_images() -> None:
     with pytest.raises(UserError, match="train: held_out_eps is for held-out images: give held_out too"):
         Recipe.from_parameters({"held_out_eps": 0.1}, name="train")
     assert Recipe(held_out=0.1, held_out_eps=0.1).in_effect["held_out_eps"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"momentum": 0.9}, {"optimizer": "sgd"}),
+        ({"nesterov": False}, {"optimizer": "sgd"}),
+        ({"milestones": [0.5]}, {"schedule": "multistep"}),
+        ({"held_out_steps": 5}, {"held_out": 0.1}),
+    ],
+)
+def test_values_without_effect(given: dict[str, Any], needed: dict[str, Any]) -> None:
+    """A value that a user gave and that would change nothing is a usage error; one of a named recipe is not."""
+    (key,), (other,) = given, needed
+    recipe = Recipe.from_parameters(given, name="train")
+    with pytest.raises(
+        UserError, match=rf"^train: {key} has no effect without {other}\S*: give {other}\S* too, or leave"
+    ):
+        recipe.require_effect(given, name="train")
+    recipe.require_effect({"epochs"}, name="train")
+    both = {**given, **needed}
+    Recipe.from_parameters(both, name="train").require_effect(both, name="train")
