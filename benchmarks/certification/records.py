@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from robustbench_cli.benchmarks.certification.procedures import ImageRecord, procedure_of
 from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.benchmarks.store.records import encoded, read_record
-from robustbench_cli.benchmarks.store.store import CERTIFICATION, stale_temporary_files
-from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
+from robustbench_cli.benchmarks.store.store import CERTIFICATION
+from robustbench_cli.core.atomic_write import ensure_writable, stale_temporary_files, write_atomically
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["CertificationFiles", "CertificationHeader", "all_files", "counted", "leftovers", "take"]

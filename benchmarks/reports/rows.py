@@ -38,7 +38,7 @@ def rows(
 
     Args:
         results: The results.
-        read: Reads the outcomes of some results on the same images, as :func:`~.store.read_together` does: it returns those
+        read: Reads the outcomes of some results on the same images, as :func:`~.store.together.read_together` does: it returns those
             results whose outcomes are intact. Others have no row. It is called once for each result.
         flags_of_group: Gives the flags of all rows of one model, data slice and norm, which come after each row's own; see
             :func:`robustbench_cli.benchmarks.audit.row_groups.flags_of_groups`.

@@ -10,8 +10,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel
 
 from robustbench_cli.benchmarks.store.records import encoded, read_record
-from robustbench_cli.benchmarks.store.store import stale_temporary_files
-from robustbench_cli.core.atomic_write import write_atomically
+from robustbench_cli.core.atomic_write import stale_temporary_files, write_atomically
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["RecordFolder"]

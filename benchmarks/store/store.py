@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,12 @@ from robustbench_cli.benchmarks.store.records import (
     read_record,
     sha256,
 )
-from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_all_atomically, write_atomically
+from robustbench_cli.core.atomic_write import (
+    ensure_writable,
+    stale_temporary_files,
+    write_all_atomically,
+    write_atomically,
+)
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,8 +40,7 @@ __all__ = [
     "REPROGRAMMING",
     "SEARCHES",
     "Store",
-    "read_together",
-    "stale_temporary_files",
+    "raise_error",
 ]
 
 PARTIAL_RESULTS = "pieces"
@@ -63,16 +66,11 @@ _CELLS, _REQUESTS = "cells", "asked"
 _COPIED_AT_ONCE, _COPIED_BYTES = 64, 2**26
 """How many results, and about how many bytes, are copied before the disk is waited for."""
 
-_PARSED_AT_ONCE, _PARSED_BYTES = 16, 2**20
-"""The most outcomes that are verified together, and the size in bytes above which one is verified at once."""
-
-_ROUNDING = 1e-9
-"""By how much an accuracy may differ from that of the outcomes."""
-
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
 
-def _raise(error: UserError) -> None:
+def raise_error(error: UserError) -> None:
+    """What to do about a damaged file, unless the caller says something else."""
     raise error
 
 
@@ -97,7 +95,8 @@ class Store:
         self._cells = path / _CELLS
         self._requests = path / _REQUESTS
 
-    def _result_file(self, cell_id: str) -> Path:
+    def result_file(self, cell_id: str) -> Path:
+        """The file of a finished cell's result."""
         return self._cells / f"{cell_id}.json"
 
     def _failure_file(self, cell_id: str) -> Path:
@@ -116,7 +115,7 @@ class Store:
 
     def __contains__(self, cell: Cell) -> bool:
         # A damaged file counts too: its error must come before anything is computed.
-        return self._result_file(cell.id).exists()
+        return self.result_file(cell.id).exists()
 
     def has_failed(self, cell: Cell) -> bool:
         """Whether a cell failed, and has not been finished since."""
@@ -125,7 +124,7 @@ class Store:
     def result_hash(self, cell_id: str) -> str | None:
         """The sha256 of a result's file, damaged or not; ``None`` where there is none."""
         try:
-            return sha256(read_bytes(self._result_file(cell_id)))
+            return sha256(read_bytes(self.result_file(cell_id)))
         except OSError:
             return None
 
@@ -142,13 +141,13 @@ class Store:
         """
         if self.result_hash(result.cell.id) in {None, replacing}:
             write_atomically(self._outcomes_file(result), outcomes)
-            write_atomically(self._result_file(result.cell.id), encoded(result))
+            write_atomically(self.result_file(result.cell.id), encoded(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def _publish_all(self, batch: Sequence[tuple[Result, bytes]]) -> None:
         """Stores results with their outcomes, all of cells without a result."""
         outcomes = {self._outcomes_file(result).name: content for result, content in batch}
-        results = {self._result_file(result.cell.id).name: encoded(result) for result, _ in batch}
+        results = {self.result_file(result.cell.id).name: encoded(result) for result, _ in batch}
         write_all_atomically(self._cells, outcomes | results)
 
     def publish_failure(self, failure: Failure) -> None:
@@ -172,7 +171,7 @@ class Store:
             if not path.exists():
                 write_atomically(path, content)
 
-    def requested(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
+    def requested(self, *, damaged: Callable[[UserError], None] = raise_error) -> dict[str, RequestedCell]:
         """All cells that were ever requested, by identity, except forgotten ones.
 
         Args:
@@ -183,7 +182,7 @@ class Store:
         """
         return {cell.cell.id: cell for _, request in self._all_requests(damaged) for cell in request.cells}
 
-    def missing(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
+    def missing(self, *, damaged: Callable[[UserError], None] = raise_error) -> dict[str, RequestedCell]:
         """The requested cells that have neither a result nor a failure, by identity.
 
         Args:
@@ -236,7 +235,7 @@ class Store:
         Raises:
             UserError: The file of the result or of its outcomes is missing or damaged, or is of another cell.
         """
-        result = _read_cell_record(self._result_file(cell_id), Result)
+        result = _read_cell_record(self.result_file(cell_id), Result)
         self.outcomes_content(result)
         return result
 
@@ -246,7 +245,7 @@ class Store:
         Raises:
             UserError: The file is missing, damaged, or not the one that the result names.
         """
-        return self.outcomes_of(_read_cell_record(self._result_file(cell_id), Result))
+        return self.outcomes_of(_read_cell_record(self.result_file(cell_id), Result))
 
     def outcomes_of(self, result: Result) -> Outcomes:
         """The outcomes of every image of a result that was read from this store.
@@ -272,7 +271,7 @@ class Store:
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{self._outcomes_file(result)} was stored by another version of advdef ({error}): "
-                f"{_repeat_hint(self._result_file(result.cell.id))}"
+                f"{_repeat_hint(self.result_file(result.cell.id))}"
             ) from None
 
     def outcomes_content(self, result: Result) -> bytes:
@@ -290,9 +289,9 @@ class Store:
             if sha256(content) == result.outcomes_sha256:
                 return content
             reason = "is damaged, its content is not what was stored"
-        raise UserError(f"{file} {reason}: {_repeat_hint(self._result_file(result.cell.id))}")
+        raise UserError(f"{file} {reason}: {_repeat_hint(self.result_file(result.cell.id))}")
 
-    def results(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Result]:
+    def results(self, *, damaged: Callable[[UserError], None] = raise_error) -> Iterator[Result]:
         """All finished cells, by identity.
 
         Args:
@@ -301,11 +300,11 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
-        for result, _ in self._stored(damaged):
+        for result, _ in self.with_outcomes_content(damaged=damaged):
             yield result
 
     def unverified(self, *, damaged: Callable[[UserError], None]) -> Iterator[Result]:
-        """All finished cells, by identity, whose outcomes may be missing or damaged: :func:`read_together` verifies them.
+        """All finished cells, by identity, whose outcomes may be missing or damaged: :func:`~.together.read_together` verifies them.
 
         Args:
             damaged: As for :meth:`results`.
@@ -322,8 +321,8 @@ class Store:
                 else:
                     yield result
 
-    def verified(self, *, damaged: Callable[[UserError], None]) -> Iterator[Result]:
-        """All finished cells whose outcomes can be read, not only whose files are as they were stored.
+    def with_outcomes_content(self, *, damaged: Callable[[UserError], None]) -> Iterator[tuple[Result, bytes]]:
+        """All finished cells, by identity, with their :meth:`outcomes_content`; each file is read once.
 
         Args:
             damaged: As for :meth:`results`.
@@ -331,62 +330,6 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
-        alike: defaultdict[Hashable, list[tuple[Result, bytes]]] = defaultdict(list)
-        for result, content in self._stored(damaged):
-            cell = result.cell
-            batch = alike[cell.n, cell.repeats, cell.targeted]
-            batch.append((result, content))
-            if len(batch) == _PARSED_AT_ONCE or len(content) > _PARSED_BYTES:
-                yield from self._readable(batch, damaged)
-                batch.clear()
-        for batch in filter(None, alike.values()):
-            yield from self._readable(batch, damaged)
-
-    def _readable(
-        self, batch: Sequence[tuple[Result, bytes]], damaged: Callable[[UserError], None]
-    ) -> Iterator[Result]:
-        """The results whose outcomes can be read, and have the accuracies that the results state."""
-        from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-
-        try:
-            # Together they take a fraction of the time.
-            together = Outcomes.from_files([content for _, content in batch])
-        except ValueError:
-            for result, content in batch:
-                try:
-                    self._require_stated_accuracies(result, self.parsed(result, content))
-                except UserError as error:
-                    damaged(error)
-                else:
-                    yield result
-            return
-        # They are computed together as well.
-        _ = together.clean_right, together.worst_right
-        for number, (result, _) in enumerate(batch):
-            try:
-                self._require_stated_accuracies(result, together.of_attack(number))
-            except UserError as error:
-                damaged(error)
-            else:
-                yield result
-
-    def _require_stated_accuracies(self, result: Result, outcomes: Outcomes) -> None:
-        """Compares the accuracies that a result states with those of its outcomes.
-
-        Raises:
-            UserError: They differ.
-        """
-        measured = {"clean_accuracy": outcomes.clean_right.mean(), "robust_accuracy": outcomes.worst_right.mean()}
-        for name, value in measured.items():
-            stated = result.summary[name]
-            if stated is None or abs(stated - value) > _ROUNDING:
-                raise UserError(
-                    f"{self._result_file(result.cell.id)} states {stated} as {name}, and its outcomes have {value:.6g}: "
-                    "remove it, and run the same command again"
-                )
-
-    def _stored(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Result, bytes]]:
-        """All finished cells with the content of their outcomes; each file is read once."""
         for result in self.unverified(damaged=damaged):
             try:
                 content = self.outcomes_content(result)
@@ -395,7 +338,7 @@ class Store:
             else:
                 yield result, content
 
-    def failures(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Failure]:
+    def failures(self, *, damaged: Callable[[UserError], None] = raise_error) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
 
         Args:
@@ -415,7 +358,7 @@ class Store:
                 if failure.cell not in self:
                     yield failure
 
-    def merge(self, other: Store, *, damaged: Callable[[UserError], None] = _raise) -> int:
+    def merge(self, other: Store, *, damaged: Callable[[UserError], None] = raise_error) -> int:
         """Copies from another store what is missing here: results with their outcomes, failures and requests.
 
         Args:
@@ -433,7 +376,7 @@ class Store:
             if not (copy := self._requests / path.name).exists():
                 write_atomically(copy, read_bytes(path))
         batch: list[tuple[Result, bytes]] = []
-        for result, outcomes in other._stored(damaged):
+        for result, outcomes in other.with_outcomes_content(damaged=damaged):
             if result.cell not in self:
                 batch.append((result, outcomes))
                 copied += 1
@@ -443,7 +386,7 @@ class Store:
         self._publish_all(batch)
         # One look at the folder takes less time than one removal per result.
         for failed in self._cells.glob("*.failed.json"):
-            if self._result_file(failed.name.partition(".")[0]).exists():
+            if self.result_file(failed.name.partition(".")[0]).exists():
                 failed.unlink(missing_ok=True)
         for failure in other.failures(damaged=damaged):
             if failure.cell not in self:
@@ -481,7 +424,7 @@ class Store:
         is_done = f"{cell_id}.json" in names
         if path.suffix == ".npz" and is_done:
             try:
-                result = _read_cell_record(self._result_file(cell_id), Result)
+                result = _read_cell_record(self.result_file(cell_id), Result)
             except UserError:
                 # A result that cannot be read does not tell which outcomes are its own.
                 return True
@@ -515,65 +458,6 @@ class Store:
     def _require_store(self) -> None:
         if not self.exists:
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
-
-
-def read_together(
-    results: Iterable[Result], store_of: Callable[[Result], Store], *, damaged: Callable[[UserError], None] = _raise
-) -> tuple[list[Result], Outcomes] | None:
-    """Reads the outcomes of the attacks on the same images of one model. Each file is read once.
-
-    Args:
-        results: The results of the attacks.
-        store_of: The store of each.
-        damaged: As for :meth:`Store.results`.
-
-    Returns:
-        The results whose outcomes are intact, and these outcomes, stacked; ``None`` if there are none.
-    """
-    from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-
-    contents: list[tuple[Result, bytes]] = []
-    for result in results:
-        try:
-            contents.append((result, store_of(result).outcomes_content(result)))
-        except UserError as error:
-            damaged(error)
-    if not contents:
-        return None
-    try:
-        return [result for result, _ in contents], Outcomes.from_files([content for _, content in contents])
-    except ValueError as error:
-        reason = str(error)
-    readable: list[Result] = []
-    for result, content in contents:
-        try:
-            store_of(result).parsed(result, content)
-        except UserError as error:
-            damaged(error)
-        else:
-            readable.append(result)
-    if 0 < len(readable) < len(contents):
-        return read_together(readable, store_of, damaged=damaged)
-    if readable:
-        cells = ", ".join(result.cell.id for result in readable)
-        damaged(UserError(f"the outcomes of the cells {cells} are not of the same images ({reason}): run them again"))
-    return None
-
-
-def stale_temporary_files(folder: Path, *, older_than: float) -> list[Path]:
-    """The temporary files that killed processes left in a folder.
-
-    Args:
-        folder: Any folder.
-        older_than: Seconds; another process may still be writing younger files.
-    """
-    stale = []
-    for path in sorted(folder.glob(".*")):
-        # Another process may have renamed or removed the file since the folder was listed.
-        with suppress(FileNotFoundError):
-            if is_temporary(path) and time.time() - path.stat().st_mtime >= older_than:
-                stale.append(path)
-    return stale
 
 
 def _repeat_hint(path: Path) -> str:

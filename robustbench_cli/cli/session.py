@@ -354,7 +354,8 @@ def _report(
     """
     from robustbench_cli.benchmarks.audit.row_groups import flags_of_groups
     from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
-    from robustbench_cli.benchmarks.store.store import Store, read_together
+    from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.benchmarks.store.together import read_together
 
     for failure in failures if console.settings.verbose else ():
         console.details(failure.traceback)

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["display_path", "ensure_writable", "is_temporary", "write_all_atomically", "write_atomically"]
+__all__ = ["display_path", "ensure_writable", "stale_temporary_files", "write_all_atomically", "write_atomically"]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 
@@ -215,9 +216,20 @@ def _temporary_files(folder: Path) -> dict[str, list[Path]]:
     return dict(temporary)
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether a file's name is that of a temporary file of :func:`write_atomically`."""
-    return _TEMPORARY.fullmatch(path.name) is not None
+def stale_temporary_files(folder: Path, *, older_than: float) -> list[Path]:
+    """The temporary files that killed processes left in a folder.
+
+    Args:
+        folder: Any folder.
+        older_than: Seconds; another process may still be writing younger files.
+    """
+    stale = []
+    for path in sorted(folder.glob(".*")):
+        # Another process may have renamed or removed the file since the folder was listed.
+        with suppress(FileNotFoundError):
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older_than:
+                stale.append(path)
+    return stale
 
 
 def ensure_writable(folder: Path) -> None:

@@ -329,7 +329,7 @@ class _Content:
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.corruption_means import read_corruption_baseline, with_corruption_errors
         from robustbench_cli.benchmarks.reports.rows import rows
-        from robustbench_cli.benchmarks.store.store import read_together
+        from robustbench_cli.benchmarks.store.together import read_together
 
         damaged: list[str] = []
 

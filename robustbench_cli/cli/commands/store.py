@@ -49,6 +49,7 @@ def store(
 
 def _verify(folders: Sequence[Path]) -> None:
     from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.benchmarks.store.together import verified
 
     damaged: list[str] = []
 
@@ -60,7 +61,7 @@ def _verify(folders: Sequence[Path]) -> None:
         before = len(damaged)
         missing = Store(folder).missing(damaged=collect)
         for store in _with_searches(folder):
-            results += sum(1 for _ in store.verified(damaged=collect))
+            results += sum(1 for _ in verified(store, damaged=collect))
             failures += len(list(store.failures(damaged=collect)))
             batch_results += _partial_results(store.path, collect)
         counts = [f"{results} results", f"{failures} failures", *_other_results(folder, collect)]

@@ -17,7 +17,8 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Fi
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.rows import rows
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
-from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store, read_together
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
+from robustbench_cli.benchmarks.store.together import read_together
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
