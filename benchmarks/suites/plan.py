@@ -199,16 +199,10 @@ class Plan:
             data = load_dataset(suite.dataset, data_dir=options.data_dir)
             examples = source_examples(data, suite.n, suite.corruption)
             # A model without random draws is the same model under every decision rule.
-            distinct = {model.identity: model for model in map(defended, models)}
-            origins = {defended(model).identity: model.origin for model in models}
-            for job in expand(
-                suite,
-                list(distinct.values()),
-                examples=examples,
-                usual_eps=data.eps,
-                options=options,
-                origins=origins,
-            ):
+            distinct = {defended(model).identity: model for model in models}
+            origins = {identity: model.origin for identity, model in distinct.items()}
+            chosen = [defended(model) for model in distinct.values()]
+            for job in expand(suite, chosen, examples=examples, usual_eps=data.eps, options=options, origins=origins):
                 jobs.setdefault(job.cell.id, job)
         return list(jobs.values())
 
