@@ -19,7 +19,6 @@ from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
     from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 
@@ -81,34 +80,36 @@ class PlotArgs:
             name = "--plots" if self.folder is not None else "--plot"
             raise UserError(f"{name} draws the table of results, and {other} shows another one: leave one out")
 
-    def drawn(
-        self, table: pd.DataFrame, audits: Callable[[], Mapping[VerdictKey, AuditedVerdict]]
-    ) -> RenderableType | None:
-        """Writes the files, and returns the plot for the terminal.
+    def write(self, table: pd.DataFrame, audits: Callable[[], Mapping[VerdictKey, AuditedVerdict]]) -> None:
+        """Writes the files.
 
         Args:
             table: The rows.
-            audits: Reads the verdicts of audits, for files.
+            audits: Reads the verdicts of audits.
 
         Raises:
             UserError: There is nothing to draw, or a file cannot be written.
         """
-        plot = self._in_terminal(table) if self.in_terminal else None
         if self.folder is not None:
             files = write_plots(table, self.folder, self.formats, verdicts=audits())
             console.note(f"wrote {len(files)} charts to {self.folder}")
-        return plot
 
-    def _in_terminal(self, table: pd.DataFrame) -> RenderableType:
+    def show(self, table: pd.DataFrame) -> None:
+        """Prints the plot for the terminal, or why there is none.
+
+        Args:
+            table: The rows.
+        """
+        if not self.in_terminal:
+            return
         from robustbench_cli.benchmarks.reports.curves import radius_curves
         from robustbench_cli.cli.terminal_plot import radius_plots
 
         curves = radius_curves(table)
         if not curves:
-            raise UserError(
-                "--plot: no model was attacked at two radii: give the attack several --eps, or leave it out"
-            )
-        return radius_plots(curves, width=min(console.width() or 80, _WIDTH), unicode=console.has_unicode())
+            console.warn("--plot draws nothing: no model was attacked at two radii (give the attack several --eps)")
+            return
+        console.report(radius_plots(curves, width=min(console.width() or 80, _WIDTH), unicode=console.has_unicode()))
 
 
 plot_options = OptionSet(

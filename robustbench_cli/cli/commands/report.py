@@ -178,10 +178,9 @@ def report(
         unfinished=content.unfinished,
         audits=audits,
     )
-    plot = plots.drawn(content.table, audits)
+    plots.write(content.table, audits)
     show(content, judged, reporting)
-    if plot is not None:
-        console.report(plot)
+    plots.show(content.table)
     for destination in destinations:
         console.note(destination.write(judged.table))
     for line in content.conflicts:
