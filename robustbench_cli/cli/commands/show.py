@@ -1,4 +1,4 @@
-"""``advdef show``: one attack, defense, data set, model, suite or the training in full."""
+"""``advdef show``: one entry of the catalog, or the training, in full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.catalog import SHOWN, card
+from robustbench_cli.cli.catalog import KINDS, SHOWN, card, names
 from robustbench_cli.cli.completion import complete_shown_name
 from robustbench_cli.cli.options import command, output_format
 from robustbench_cli.cli.param_types import OneOf
@@ -21,8 +21,25 @@ if TYPE_CHECKING:
 __all__ = ["VALUE_COLUMNS", "facts", "show", "value_rows", "written"]
 
 
+class _Kind(OneOf):
+    """A kind; a name in its place gets the command that shows it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            text = str(value)
+            # A path may be of any kind.
+            kinds = ["defense"] if ".py:" in text else [kind for kind in KINDS if text in names(kind)]
+            if not kinds:
+                raise
+            raise UserError(
+                f"advdef show {text}: the kind is missing: give it first, as in 'advdef show {kinds[0]} {text}'"
+            ) from None
+
+
 @command("show")
-@click.argument("kind", type=OneOf(SHOWN), metavar="|".join(SHOWN))
+@click.argument("kind", type=_Kind(SHOWN), metavar="|".join(SHOWN))
 @click.argument("name", required=False, metavar="NAME", shell_complete=complete_shown_name)
 @output_format("table", "json")
 def show(kind: str, name: str | None, output_format: str) -> None:

@@ -162,6 +162,13 @@ def test_an_attack_shows_its_type_access_and_cost(advdef: Callable[..., Any]) ->
     assert "access  decisions" in lines
 
 
+def test_a_name_without_its_kind_gets_the_command(advdef: Callable[..., Any]) -> None:
+    for name, kind in (("hrs", "defense"), ("small-cnn", "model"), ("my.py:Mine", "defense")):
+        ended = advdef("show", name)
+        assert ended.code == 2
+        assert ended.err.endswith(f": give it first, as in 'advdef show {kind} {name}'\n")
+
+
 def test_the_training_is_shown_without_a_name(advdef: Callable[..., Any]) -> None:
     """Every parameter of the recipe with its default and meaning, and how to set it."""
     entry = json.loads(advdef("show", "training", "--format", "json").out)
