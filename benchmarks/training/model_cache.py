@@ -349,8 +349,7 @@ class ModelCache:
         limit_threads(self.data.shape)
         keep_freed_memory()
         begun = self._begun(training)
-        of_base = len(training.base.defenses) if training.base is not None else 0
-        if training.learns_after(None if begun is None else begun.defenses[of_base:]):
+        if training.learns_from(begun):
             self.begin(f"{training.label}{self._derived_values(training)}", path)
         with current(self.device):
             train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)

@@ -158,6 +158,15 @@ class Training(BaseModel):
             return True
         return any(spec.build(defenses).needs_fit for spec in self.defenses[len(trained or ()) :])
 
+    def learns_from(self, begun: DefendedModel | None) -> bool:
+        """Whether anything is learned from the training examples beyond a model of one of the :attr:`beginnings`.
+
+        Args:
+            begun: The model; ``None`` if there is none.
+        """
+        of_base = len(self.base.defenses) if self.base is not None else 0
+        return self.learns_after(None if begun is None else begun.defenses[of_base:])
+
     @property
     def all_defenses(self) -> tuple[MethodSpec, ...]:
         """The defenses of the trained model, in order: the base's own, and those put around it."""
@@ -240,7 +249,7 @@ def train(
     record: dict[str, Any] = {"key": training.key, **({"budget": training.budget} if training.budget else {})}
     if training.base is not None:
         record["base"] = {"identity": training.base.identity, **training.base.training}
-    extra = _extra_examples(training, dataset, device, data_dir, record)
+    extra = _extra_examples(training, dataset, device, data_dir, record) if training.learns_from(begun) else None
     with seeded(seed_from(training.seed, "weights")):
         model, chain = _begin(training, dataset, build_model)
         model = model.to(device)
@@ -254,6 +263,8 @@ def train(
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
                 record["stages"] = list(begun.training.get("stages", []))
+                if "extra" in begun.training:
+                    record["extra"] = begun.training["extra"]
             elif index >= done and defense.needs_fit:
                 trainer = Trainer(
                     dataset.split("train"),

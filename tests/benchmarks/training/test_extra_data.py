@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset, load_unlabeled
-from robustbench_cli.benchmarks.training.extra_data import open_extra_data
+from robustbench_cli.benchmarks.datasets.base.split import Split
+from robustbench_cli.benchmarks.training.extra_data import ExtraData, open_extra_data
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry as defenses
 
 CPU = torch.device("cpu")
 
@@ -113,3 +115,22 @@ def test_what_a_training_records(
     assert info is not None
     assert info.training["extra"] == {"images": 120, "fraction": 0.7, "identity": trainings["first"].extra}
     assert info.training["stages"][0]["recipe"]["extra"] == first
+
+
+def test_extra_images_are_read_only_to_train(
+    tmp_path: Path, images: Any, labels: Any, cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defense that learns nothing starts from the cached model, and has its extra images in the record."""
+    read: list[int] = []
+    examples = ExtraData.examples
+
+    def counted(extra: ExtraData, device: torch.device, seed: int) -> Split:
+        read.append(seed)
+        return examples(extra, device, seed)
+
+    monkeypatch.setattr(ExtraData, "examples", counted)
+    models = cache(extra=save(tmp_path / "extra.npz", images=images[:100], labels=labels[:100]))
+    training = models.training(defenses=(method_spec(defenses, "jpeg", {}).spec,))
+    record = models.trained(training).training
+    assert record["extra"] == {"images": 100, "fraction": 0.7, "identity": training.extra}
+    assert len(record["stages"]) == len(read) == 1
