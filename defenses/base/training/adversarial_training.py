@@ -61,7 +61,7 @@ class AdversarialTraining(AttackInTraining, Defense):
         return {"eps": usual_radius_in(self.norm, radius)}
 
     def pgd(self, start: Start = "ball") -> InnerPGD:
-        return replace(super().pgd(start), norm=self.norm, training=self.attack_mode != "eval")
+        return replace(super().pgd(start), norm=self.norm)
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -112,7 +112,8 @@ class AdversarialTraining(AttackInTraining, Defense):
             start: The kind of starting point.
         """
         with self.attacking(network):
-            return ascend(network, images, loss, self.pgd(start))
+            # ``attacking`` has set the mode.
+            return ascend(network, images, loss, replace(self.pgd(start), training=True))
 
     def attacking(self, network: nn.Module) -> AbstractContextManager[object]:
         """The mode of the network during the attack, within a context; see ``attack_mode``.
