@@ -483,9 +483,9 @@ def check_model(
         K.
 
     Raises:
+        OtherClassesError: K is not ``classes``.
         UserError: The model fails on the images; its output is not ``(N, K)`` floats with K at least 2; an output is NaN or
-            +inf, or -inf for every class; the output is probabilities; K is not ``classes`` (an :class:`~robustbench_cli.benchmarks.weights.fill.OtherClassesError`); or a label is outside
-            [0, K).
+            +inf, or -inf for every class; the output is probabilities; or a label is outside [0, K).
     """
     with frozen(model):
         logits = checked_logits(model, images, classes=classes, name=name)
