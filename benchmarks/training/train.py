@@ -246,9 +246,7 @@ def train(
         UserError: The data set or the model cannot be loaded, a defense cannot be built, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    record: dict[str, Any] = {"key": training.key, **({"budget": training.budget} if training.budget else {})}
-    if training.base is not None:
-        record["base"] = {"identity": training.base.identity, **training.base.training}
+    record = _record(training, begun)
     extra = _extra_examples(training, dataset, device, data_dir, record) if training.learns_from(begun) else None
     with seeded(seed_from(training.seed, "weights")):
         model, chain = _begin(training, dataset, build_model)
@@ -262,9 +260,6 @@ def train(
             if begun is not None and index + 1 == done:
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
-                record["stages"] = list(begun.training.get("stages", []))
-                if "extra" in begun.training:
-                    record["extra"] = begun.training["extra"]
             elif index >= done and defense.needs_fit:
                 trainer = Trainer(
                     dataset.split("train"),
@@ -276,7 +271,7 @@ def train(
                     resume=path.with_name(f"{path.name}.{training.key}.{index}.partial"),
                 )
                 defense.fit(model, trainer)
-                record.setdefault("stages", []).append(trainer.record)
+                record["stages"] = [*record.get("stages", []), trainer.record]
                 finals = trainer.finals if index + 1 == len(chain) else {}
     Processes.connect(device).run_on_first(partial(_write, path, model, _info(training, dataset, record), finals))
 
@@ -333,6 +328,16 @@ class _First:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.examples.batch(indices)
+
+
+def _record(training: Training, begun: DefendedModel | None) -> dict[str, Any]:
+    """The record of a training as far as it is known at its begin."""
+    record: dict[str, Any] = {"key": training.key, **({"budget": training.budget} if training.budget else {})}
+    if training.base is not None:
+        record["base"] = {"identity": training.base.identity, **training.base.training}
+    if begun is not None:
+        record |= {key: begun.training[key] for key in ("extra", "stages") if key in begun.training}
+    return record
 
 
 def _extra_examples(
