@@ -22,7 +22,7 @@ from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.models.outside_state import own_outside_state
 from robustbench_cli.attacks.base.models.precision import Precision
-from robustbench_cli.attacks.base.models.user_code import code_of
+from robustbench_cli.attacks.base.models.user_code import has_user_code
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
@@ -398,7 +398,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             allow_no_gradients=job.allow_no_gradients,
             # A user's model may count its passes, so each cell makes the same ones.
             measurements=None
-            if _is_of_user(model)
+            if has_user_code(model)
             else _measurements(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
             progress=progress,
         ),
@@ -543,11 +543,6 @@ def _loaded(checkpoint: Path, loading: str, identity: str) -> nn.Module:
 def _measurements(checkpoint: Path, loading: str, identity: str) -> dict[Hashable, Any]:
     """What the evaluations of a defended model have measured, each on a copy of its own; that of the latest model is kept."""
     return {}
-
-
-def _is_of_user(model: nn.Module) -> bool:
-    """Whether a part of a model is a class of a user."""
-    return any(isinstance(code, type) and not code.__module__.startswith("robustbench_cli.") for code in code_of(model))
 
 
 def _reason(error: BaseException) -> str:

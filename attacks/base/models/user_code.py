@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["code_of", "replaced_names"]
+__all__ = ["code_of", "has_user_code", "replaced_names"]
 
 _STANDARD_LIBRARY = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
@@ -31,6 +31,18 @@ def code_of(model: nn.Module) -> list[ModuleType | type]:
     """
     classes = {base: None for layer in model.modules() for base in type(layer).__mro__ if _is_own(base.__module__)}
     return [*{sys.modules[base.__module__]: None for base in classes}, *classes]
+
+
+def has_user_code(model: nn.Module) -> bool:
+    """Whether a part of a model is a class of a user.
+
+    A checkout of this project is no library, so :func:`code_of` has the project's own classes there. They do not count here.
+
+    Args:
+        model: The model.
+    """
+    classes = (code for code in code_of(model) if isinstance(code, type))
+    return any(not cls.__module__.startswith("robustbench_cli.") for cls in classes)
 
 
 def _is_own(name: str) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from robustbench_cli.attacks.base.models.user_code import code_of, replaced_names
+from robustbench_cli.attacks.base.models.decision import RejectionLayer
+from robustbench_cli.attacks.base.models.user_code import code_of, has_user_code, replaced_names
 
 root = math.sqrt
 
@@ -25,6 +26,13 @@ def test_only_a_user_s_files_count() -> None:
     model = nn.Sequential(Layer(), nn.Linear(2, 2), Layer())
     assert code_of(model) == [sys.modules[__name__], Layer]
     assert code_of(nn.Sequential(nn.Linear(2, 2))) == []
+
+
+def test_the_project_s_classes_are_no_user_s() -> None:
+    """Also in a checkout, where they are in no folder of libraries."""
+    layers = nn.Sequential(RejectionLayer(), nn.Linear(2, 2))
+    assert not has_user_code(layers)
+    assert has_user_code(layers.append(Layer()))
 
 
 @pytest.mark.parametrize(
