@@ -122,7 +122,8 @@ class _OutsideState:
         }
 
     def _is_data(self, value: object) -> bool:
-        return _is_data(type(value), self._modules)  # type: ignore[arg-type] # a class is hashable
+        cls: type = type(value)
+        return _is_data(cls, self._modules)
 
     def _copied(self, own: list[dict[str, Any]], memo: dict[int, Any]) -> list[dict[str, Any]]:
         """Copies of values that share what is too large or no data, and the values themselves where they cannot be copied."""
