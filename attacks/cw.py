@@ -132,11 +132,12 @@ class _Minimizer:
         images: ``(N, C, H, W)``, of the type and on the device of all later ones.
     """
 
+    _streak: Streak
+
     def __init__(self, source: GradientSource, goal: Goal, attack: CW, images: Tensor) -> None:
         self._source, self._goal = source, goal
         # With several draws the objective can stall at a kink and improve later.
         self._stops_early = attack.abort_early and source.exhaustive and source.draws == 1
-        self._streak = Streak(source, images)
         self._step = GraphedSteps(source, lambda state, numbers: self._descend(_Descent(**state), numbers))
         numbers = [_numbers_of_step(step, attack.steps) for step in range(1, attack.steps)]
         self._numbers = torch.tensor(numbers, dtype=images.dtype).view(-1, 2).to(images.device)
