@@ -21,6 +21,7 @@ __all__ = [
     "ALEXNET",
     "MEAN",
     "Baseline",
+    "is_mean",
     "read_corruption_baseline",
     "typed",
     "with_corruption_errors",
@@ -79,6 +80,15 @@ _KEY = (
     "accounting",
 )
 """What the rows that one mean combines have in common, besides the data set and the model."""
+
+
+def is_mean(corruption: object) -> bool:
+    """Whether a row is a mean over corruptions, of the whole benchmark or a part.
+
+    Args:
+        corruption: That of the row; ``None`` or NaN without one.
+    """
+    return isinstance(corruption, str) and corruption.partition("(")[0] == MEAN
 
 
 def with_corruption_means(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from robustbench_cli.benchmarks.evaluation.checks import registry as checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS
 from robustbench_cli.benchmarks.reports.columns import column, flag_names, gated_columns
+from robustbench_cli.benchmarks.reports.corruption_means import is_mean
 from robustbench_cli.benchmarks.reports.gate_options import ANY_FLAG, GATES, Gate, gate_with
 from robustbench_cli.benchmarks.reports.gates import (
     GateResult,
@@ -223,7 +224,7 @@ def _judge_flags(row: pd.Series, flag: str, result: GateResult) -> None:
 def _judge_verdict(
     row: pd.Series, worst: str, verdicts: Mapping[VerdictKey, AuditedVerdict], result: GateResult
 ) -> None:
-    if row.get("corruption") == "mean":
+    if is_mean(row.get("corruption")):
         # Its rows at each severity are judged.
         return
     key = verdict_key(row)

@@ -207,6 +207,7 @@ class GateArgs:
         if not placed:
             return
         from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.corruption_means import is_mean
         from robustbench_cli.benchmarks.reports.rows import planned_rows
         from robustbench_cli.benchmarks.store.records import RequestedCell
 
@@ -214,7 +215,7 @@ class GateArgs:
         for gate, place in placed:
             known = {name: values for name, values in gate.where.items() if name in _PLANNED}
             # The means over corruptions have rows of their own.
-            if any(value.startswith("mean") for value in known.get("corruption", ())):
+            if any(map(is_mean, known.get("corruption", ()))):
                 known = {name: values for name, values in known.items() if name not in {"corruption", "severity"}}
             for line in gates.unmet([table], known, option=f"{place.path}, line {place.line}: where"):
                 raise UserError(line)

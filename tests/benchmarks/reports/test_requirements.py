@@ -92,7 +92,8 @@ def test_a_verdict_fails_a_gate(worst: str, expected: list[str]) -> None:
     verdicts = {(name, "digits", "", "linf"): (name, "evidence") for name in names}
     gate = parse_requirement(GATE["fail-on-verdict"], worst)
     assert outcomes(gate, *rows, verdicts=verdicts) == expected
-    assert outcomes(gate, {"corruption": "mean"}, {"norm": "l2"}, verdicts=verdicts) == ["missing"]
+    for mean in ("mean", "mean(5 of 75)"):
+        assert outcomes(gate, {"corruption": mean}, {"norm": "l2"}, verdicts=verdicts) == ["missing"]
 
 
 @pytest.mark.parametrize(
