@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,9 +88,11 @@ def planned_rows(requested: Sequence[RequestedCell]) -> pd.DataFrame:
         requested: The cells; one whose condition does not hold will have no row.
     """
     table = missing_rows(requested)
-    threats = [model_and_threat(entry.cell) for entry in requested]
-    first = {threat: threats.index(threat) for threat, number in Counter(threats).items() if number > 1}
-    return pd.concat([table, table.loc[[*first.values()]].assign(attack=WORST_CASE)], ignore_index=True)
+    combined: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for number, entry in enumerate(requested):
+        combined[model_and_threat(entry.cell)].append(number)
+    first = [numbers[0] for numbers in combined.values() if len(numbers) > 1]
+    return pd.concat([table, table.loc[first].assign(attack=WORST_CASE)], ignore_index=True)
 
 
 def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
