@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import VERDICTS
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
 from robustbench_cli.benchmarks.reports.curves import (
     MODEL,
@@ -20,6 +19,7 @@ from robustbench_cli.benchmarks.reports.curves import (
 from robustbench_cli.benchmarks.reports.html.charts import interval_text
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.svg import shortened
+from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey, severest, verdict_key
 
 __all__ = ["Answer", "answers"]
 
@@ -58,21 +58,16 @@ def answers(rows: Sequence[dict[str, Any]], verdicts: Sequence[AuditedGroup] | N
     """
     groups = grouped(rows, MODEL)
     labels = model_labels([members[0] for members in groups.values()])
+    audited = severest(verdicts or ())
     return [
-        _answer(shortened(label), members, _verdict(members[0], verdicts))
+        _answer(shortened(label), members, _verdict(members[0], audited))
         for label, members in zip(labels, groups.values(), strict=True)
     ]
 
 
-def _verdict(row: dict[str, Any], verdicts: Sequence[AuditedGroup] | None) -> str:
-    """The verdict on the rows of a model without a corruption; the severest where several audits fit."""
-    identity = row["checkpoint_sha256"], row["norm"], row["dataset"]
-    found = [
-        group.verdict
-        for group in verdicts or ()
-        if (group.checkpoint_sha256, group.norm, group.dataset) == identity and not group.corruption
-    ]
-    return max(found, key=VERDICTS.index, default="")
+def _verdict(row: dict[str, Any], verdicts: Mapping[VerdictKey, AuditedVerdict]) -> str:
+    """The verdict on the rows of a model without a corruption; empty without an audit."""
+    return verdicts.get(verdict_key(row | {"corruption": None}), ("", ""))[0]
 
 
 def _answer(label: str, rows: list[dict[str, Any]], verdict: str) -> Answer:
