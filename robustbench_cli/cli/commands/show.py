@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,10 +61,10 @@ def show(kind: str, name: str | None, output_format: str) -> None:
     console.report("\n\n".join(part for part in parts if part))
     if entry.get("parameters"):
         console.report("\n")
-        console.report(_table(entry["parameters"]))
+        console.report(_table(_PARAMETER_COLUMNS, map(_parameter_row, entry["parameters"])))
     if entry.get("values"):
         console.report("\n")
-        console.report(_value_table(entry))
+        console.report(_table(VALUE_COLUMNS, value_rows(entry)))
 
 
 def facts(entry: dict[str, Any]) -> dict[str, Any]:
@@ -161,18 +162,22 @@ def _member(attack: dict[str, Any]) -> str:
     return f"{attack['name']}({parameters})" if parameters else str(attack["name"])
 
 
-def _table(parameters: list[dict[str, Any]]) -> Table:
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        "parameter", "type", "default", "allowed", "meaning", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
-    )
-    for entry in parameters:
-        default = "(required)" if entry["required"] else written(entry["default"])
-        limits = ", ".join(entry["constraints"])
-        table.add_row(*plain(entry["name"], entry["type"], default, limits, entry["description"]))
+    table = Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*plain(*row))
     return table
+
+
+_PARAMETER_COLUMNS = ("parameter", "type", "default", "allowed", "meaning")
+
+
+def _parameter_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    default = "(required)" if entry["required"] else written(entry["default"])
+    return entry["name"], entry["type"], default, ", ".join(entry["constraints"]), entry["description"]
 
 
 VALUE_COLUMNS = ("parameter", "data set", "value", "source")
@@ -200,16 +205,6 @@ def value_rows(entry: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         name = f"{entry['defenses'][0]}.{key}" if owner == "defense" else value["name"]
         rows.append((name, value["dataset"], shown, value["source"]))
     return rows
-
-
-def _value_table(entry: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(*VALUE_COLUMNS, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for row in value_rows(entry):
-        table.add_row(*plain(*row))
-    return table
 
 
 def _with_levels(value: Any) -> str:
