@@ -265,9 +265,10 @@ def test_a_gradient_with_wrong_signs_in_its_smaller_components_is_found(
     assert is_wrong(Hooked(change), images)
 
 
-def test_a_scaled_gradient_within_a_factor_of_two_is_believed() -> None:
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_scaled_gradient_within_a_factor_of_two_is_believed(factor: float) -> None:
     """A hook alone is no fault."""
-    assert not is_wrong(Hooked(lambda gradients: gradients * 1.2), IMAGES)
+    assert not is_wrong(Hooked(lambda gradients: factor * gradients), IMAGES)
 
 
 class ReversedInLargeBatch(nn.Module):
