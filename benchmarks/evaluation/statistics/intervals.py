@@ -55,7 +55,7 @@ _normal_quantile = lru_cache(maxsize=16)(NormalDist().inv_cdf)
 
 
 def score_interval(mean: float, trials: float, quantile: float) -> tuple[float, float]:
-    """The interval of Wilson (1927): the shares from which the mean of so many trials is ``quantile`` standard errors away.
+    """The interval of Wilson (1927): the shares from which the mean is up to ``quantile`` standard errors away.
 
     Args:
         mean: The share of successes, in [0, 1].
