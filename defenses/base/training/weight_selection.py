@@ -119,13 +119,18 @@ class WeightSelection:
         return False
 
     def finals(self) -> dict[str, dict[str, Tensor]]:
-        """The weights that the training ends with, by name: ``latest``, ``averaged``, ``best``, as far as there are any."""
+        """The weights that the training ends with, by name: ``latest``, ``averaged``, ``best``, as far as there are any.
+
+        The last ones are selected. After a collapse they are those from before it.
+        """
         states = {"latest": self._snapshot()}
         if self._has_average:
             with self._with_average():
                 states["averaged"] = self._snapshot()
         if self._held_out:
             states["best"] = self.copies["kept"]
+        elif "collapsed_epoch" in self.metrics:
+            states[list(states)[-1]] = self.copies["kept"]
         return states
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -139,7 +144,7 @@ class WeightSelection:
                 tensor.copy_(state[name])
 
     def finish(self, finals: Mapping[str, Mapping[str, Tensor]]) -> str:
-        """Loads the selected weights into the network: the last of ``finals``, or those before a collapse.
+        """Loads the selected weights into the network.
 
         Args:
             finals: See :meth:`finals`.
@@ -147,7 +152,7 @@ class WeightSelection:
         Returns:
             A note for the user; empty for the usual selection.
         """
-        self.load(self.copies.get("kept") or list(finals.values())[-1])
+        self.load(list(finals.values())[-1])
         notes = []
         if "collapsed_epoch" in self.metrics:
             before, after = self.metrics["watched_accuracy"], self.metrics["collapsed_accuracy"]

@@ -216,3 +216,20 @@ def test_a_collapse_ends_the_training(digits: Any, normed: Callable[[], nn.Modul
     assert (record["collapsed_epoch"], record["watched_accuracy"], record["collapsed_accuracy"]) == (4, 0.6, 0.39)
     assert [(progress.epoch, progress.epochs) for progress in recorded] == [(1, 5), (2, 5), (3, 5), (4, 4)]
     assert "fell from 60.0% to 39.0%" in recorded[-1].note
+
+
+def test_the_average_before_a_collapse(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """It is the final one, equal to that of a training of as many epochs; the latest weights are those after the collapse."""
+    train, _ = digits
+    accuracies = iter([0.5, 0.6, 0.1])
+    finals = []
+    for epochs, collapse in ((4, Collapse(accuracy=lambda _: next(accuracies), drop=0.2)), (2, None)):
+        torch.manual_seed(0)
+        model = normed()
+        trainer = Trainer(train, Recipe(epochs=epochs, schedule="constant", ema=0.9), seed=0, device=CPU)
+        trainer.fit(model, name="training", collapse=collapse)
+        assert list(trainer.finals) == list(trainer.record["trained"]["training"]["weights"]) == ["latest", "averaged"]
+        assert torch.equal(trainer.finals["averaged"]["0.weight"], model.state_dict()["0.weight"])
+        finals.append(trainer.finals)
+    assert torch.equal(finals[0]["averaged"]["0.weight"], finals[1]["averaged"]["0.weight"])
+    assert not torch.equal(finals[0]["latest"]["0.weight"], finals[1]["latest"]["0.weight"])
