@@ -23,6 +23,33 @@ class KilledError(Exception):
     """Ends a training early."""
 
 
+Start = Callable[..., tuple[nn.Module, Trainer]]
+"""Builds the untrained model and its trainer, which gets the keywords."""
+
+
+def resumed(
+    start: Start,
+    fit: Callable[[nn.Module, Trainer], None],
+    path: Path,
+    *,
+    kill: Callable[[TrainingProgress], bool] = lambda _: True,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
+) -> tuple[nn.Module, Trainer]:
+    """Trains until ``kill`` is true of the progress, and resumes from the file ``path``."""
+
+    def look(progress: TrainingProgress) -> None:
+        if kill(progress):
+            raise KilledError
+
+    killed, trainer = start(resume=path, progress=look)
+    with pytest.raises(KilledError):
+        fit(killed, trainer)
+    model, trainer = start(resume=path, progress=progress)
+    torch.manual_seed(99)
+    fit(model, trainer)
+    return model, trainer
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize(
     ("defense", "phase", "epoch"),
@@ -46,30 +73,24 @@ def test_a_killed_training_resumes(
     train, _ = digits
     recipe = Recipe.from_parameters({"epochs": 3, "optimizer": optimizer, "lr": 0.004}, name="train")
 
-    def kill(progress: TrainingProgress) -> None:
-        if (progress.name, progress.epoch) == (phase, epoch):
-            raise KilledError
-
     def start(**options: Any) -> tuple[nn.Module, Trainer]:
         torch.manual_seed(0)
         return defense.protect(normed(), train.images[:1]), Trainer(train, recipe, seed=3, device=CPU, **options)
 
     whole, trainer = start()
     defense.fit(whole, trainer)
-    killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
-    with pytest.raises(KilledError):
-        defense.fit(killed, trainer)
     recorded: list[tuple[str, int]] = []
-    resumed, trainer = start(
-        resume=tmp_path / "state.safetensors",
+    again, trainer = resumed(
+        start,
+        defense.fit,
+        tmp_path / "state.safetensors",
+        kill=lambda progress: (progress.name, progress.epoch) == (phase, epoch),
         progress=lambda progress: recorded.append((progress.name, progress.epoch)),
     )
-    torch.manual_seed(99)
-    defense.fit(resumed, trainer)
     assert (phase, epoch) not in recorded
     assert (phase, epoch + 1) in recorded or epoch == 3
     for name, tensor in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], tensor), name
+        assert torch.equal(again.state_dict()[name], tensor), name
     assert set(trainer.record["trained"]) == ({"training"} if phase == "training" else {"block 1", "block 2"})
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
@@ -81,24 +102,16 @@ def test_augmentation_resumes(digits: Any, normed: Callable[[], nn.Module], tmp_
     augmentations = ["crop", "flip", "randaugment", "random-resized-crop", "cutmix", "mixup"]
     recipe = Recipe.from_parameters({"epochs": 2, "augmentations": augmentations}, name="train")
 
-    def kill(progress: TrainingProgress) -> None:
-        raise KilledError
-
     def start(recipe: Recipe = recipe, **options: Any) -> tuple[nn.Module, Trainer]:
         torch.manual_seed(0)
         return defense.protect(normed(), train.images[:1]), Trainer(train, recipe, seed=3, device=CPU, **options)
 
     whole, trainer = start()
     defense.fit(whole, trainer)
-    killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
-    with pytest.raises(KilledError):
-        defense.fit(killed, trainer)
-    resumed, trainer = start(resume=tmp_path / "state.safetensors")
-    torch.manual_seed(99)
-    defense.fit(resumed, trainer)
+    again, trainer = resumed(start, defense.fit, tmp_path / "state.safetensors")
     plain, other = start(recipe.model_copy(update={"augmentations": ()}))
     defense.fit(plain, other)
-    weights = [torch.cat([tensor.flatten() for tensor in model.parameters()]) for model in (whole, resumed, plain)]
+    weights = [torch.cat([tensor.flatten() for tensor in model.parameters()]) for model in (whole, again, plain)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert [entry["name"] for entry in trainer.record["recipe"]["augmentations"]] == augmentations
@@ -149,29 +162,24 @@ def test_other_states_are_resumed(
     """A resumed training has its running mean, its best weights and its metrics again."""
     train, _ = digits
 
-    def kill(progress: TrainingProgress) -> None:
-        if progress.epoch == 2:
-            raise KilledError
-
     def start(**options: Any) -> tuple[nn.Module, Trainer]:
         torch.manual_seed(0)
         return normed(), Trainer(train, Recipe(epochs=3, **fields), seed=3, device=CPU, **options)
 
+    def fit(network: nn.Module, trainer: Trainer) -> None:
+        trainer.fit(network, name="training", eps=0.1)
+
     whole, trainer = start()
-    trainer.fit(whole, name="training", eps=0.1)
+    fit(whole, trainer)
     expected = trainer.record["trained"]["training"]
-    killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
-    with pytest.raises(KilledError):
-        trainer.fit(killed, name="training", eps=0.1)
-    resumed, trainer = start(resume=tmp_path / "state.safetensors")
-    trainer.fit(resumed, name="training", eps=0.1)
+    again, trainer = resumed(start, fit, tmp_path / "state.safetensors", kill=lambda progress: progress.epoch == 2)
     for name, tensor in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], tensor), name
+        assert torch.equal(again.state_dict()[name], tensor), name
     record = trainer.record["trained"]["training"]
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
     # A process that was killed before it wrote the checkpoint has the other weights again.
-    again, last = start(resume=tmp_path / "state.safetensors")
-    last.fit(again, name="training", eps=0.1)
+    model, last = start(resume=tmp_path / "state.safetensors")
+    fit(model, last)
     for name, state in trainer.finals.items():
         for key, tensor in state.items():
             assert torch.equal(last.finals[name][key], tensor)
