@@ -66,6 +66,7 @@ WITHOUT_SOURCE = {
     "attacks/test_minimal_norm.py": "closed-form distances, for all minimal-norm attacks",
     "attacks/test_peers.py": "figures of other libraries, for all attacks that have one",
     "attacks/test_renamed_parameters.py": "former names of parameters, for all attacks",
+    "benchmarks/models/test_double_backpropagation.py": "second derivatives, for all networks",
     "benchmarks/test_draws_of_images.py": "batch sizes and draws, from attacks to outcomes",
     "benchmarks/test_gallery.py": "models that hide their weakness, through all checks",
     "benchmarks/corruptions/test_every_corruption.py": "the contract of all corruptions",
