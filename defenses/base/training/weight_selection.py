@@ -161,9 +161,10 @@ class WeightSelection:
                 f"{before:.1%} to {after:.1%}); the weights before it are used"
             )
         if "kept_epoch" in self.metrics:
+            kind = "robust" if any("held_out_robust" in point for point in self.metrics["curve"]) else "clean"
             notes.append(
                 f"the weights of epoch {self.metrics['kept_epoch']:.0f} are used: "
-                f"{self.metrics['held_out_accuracy']:.1%} held-out accuracy"
+                f"{self.metrics['held_out_accuracy']:.1%} held-out {kind} accuracy"
             )
         return "; ".join(notes)
 

@@ -98,13 +98,13 @@ def test_latest_averaged_and_best_weights(
         value = nn.functional.cross_entropy(network(images), labels)
         return value if next(steps) <= 16 else -value
 
-    losses: list[float | None] = []
+    reported: list[TrainingProgress] = []
     trainer = Trainer(
         train,
         Recipe(epochs=4, batch_size=150, schedule="constant", held_out=0.1, held_out_steps=2, ema=0.5),
         seed=0,
         device=CPU,
-        progress=lambda progress: losses.append(progress.loss),
+        progress=reported.append,
     )
     trainer.fit(model, name="training", loss=loss, eps=0.05)
     record = trainer.record["trained"]["training"]
@@ -117,10 +117,11 @@ def test_latest_averaged_and_best_weights(
         assert name == "best" or not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
     assert torch.equal(trainer.finals["best"]["0.weight"], model.state_dict()["0.weight"])
     assert [point["epoch"] for point in record["curve"]] == [1, 2, 3, 4]
-    assert [point["loss"] for point in record["curve"]] == losses
+    assert [point["loss"] for point in record["curve"]] == [progress.loss for progress in reported]
     assert {"clean", "robust", "held_out_clean", "held_out_robust"} < set(record["curve"][0])
     best = max(point["held_out_robust"] for point in record["curve"])
     assert best == record["held_out_accuracy"] == record["weights"]["best"]["held_out_robust"]
+    assert reported[-1].note.endswith(f"{best:.1%} held-out robust accuracy")
     assert record["weights"]["averaged"]["held_out_robust"] == record["curve"][-1]["held_out_robust"] < best
 
 
@@ -178,7 +179,7 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
     assert record["kept_epoch"] == 3
     assert accuracy(model, held) == pytest.approx(record["held_out_accuracy"])
     assert after[4][0] < after[5][0] == max(value for value, _ in after)
-    assert after[5][1] == f"the weights of epoch 3 are used: {record['held_out_accuracy']:.1%} held-out accuracy"
+    assert after[5][1] == f"the weights of epoch 3 are used: {record['held_out_accuracy']:.1%} held-out clean accuracy"
 
 
 def test_held_out_images_are_attacked(digits: Any, normed: Callable[[], nn.Module]) -> None:
