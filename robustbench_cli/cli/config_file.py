@@ -49,7 +49,7 @@ def read_project(context: click.Context) -> None:
     """Makes ``[tool.advdef]`` of the nearest ``pyproject.toml`` that has it the defaults of the command's options.
 
     Its keys are options of any command; a table ``[tool.advdef.sweep]`` is for one command, and comes before them. Paths are
-    relative to the folder of the file. Outputs stay inside it, since the file may be another's.
+    relative to the folder of the file. Results and outputs stay inside it, since the file may be another's.
 
     Args:
         context: The command's context.
@@ -162,15 +162,15 @@ _FILE_NAME = re.compile(r".+\.(ya?ml|csv|py:.+)", re.DOTALL)
 """A suite or a table, or an attack, defense, model or data set in a file of the user."""
 
 
-_OUTPUTS = {"output", "plots", "save-images"}
-"""The options of files and folders that a command writes, and that are not those of results and data sets."""
+_WRITTEN = {"output", "plots", "save-images", "store", "stores"}
+"""The options of files and folders that a command writes. A folder of data sets is read: only published ones are downloaded to it."""
 
 _LOCAL_TRACKER = "tensorboard:"
 """What the tracker that writes to a folder begins with."""
 
 
 def _require_inside(key: str, arguments: Any, folder: Path) -> None:
-    """Makes sure that a command writes its outputs inside a project's folder.
+    """Makes sure that a command writes its results and outputs inside a project's folder.
 
     Args:
         key: The name of the option.
@@ -180,9 +180,9 @@ def _require_inside(key: str, arguments: Any, folder: Path) -> None:
     Raises:
         UserError: An output is outside, also by a link, or a tracker is not one of a folder.
     """
-    if key not in {*_OUTPUTS, "to"}:
+    if key not in {*_WRITTEN, "to"}:
         return
-    own = f"or give --{key} on the command line"
+    own = "or give it on the command line"
     for text in arguments if isinstance(arguments, list) else [arguments]:
         if key == "to" and not text.startswith(_LOCAL_TRACKER):
             raise UserError(f"{text!r} may send results away: give tensorboard:DIR, {own}")

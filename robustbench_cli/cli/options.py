@@ -7,8 +7,7 @@ line overrides the environment, which overrides the file of ``--config``, which 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +42,13 @@ __all__ = [
     "is_from_project",
     "is_given",
     "is_on_command_line",
+    "named_stores",
     "option",
     "option_names",
     "output_files",
     "output_format",
     "process_options",
     "repeats_option",
-    "stores_or_default",
     "training_settings",
     "warn_of_fewer_images",
 ]
@@ -208,6 +207,18 @@ _COMMON_OPTIONS: tuple[Decorator, ...] = (
 )
 
 
+def _store_option(*, hidden: bool) -> Decorator:
+    return option(
+        "--store",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_STORE,
+        show_default=True,
+        group="Output",
+        hidden=hidden,
+        help="Folder of results; cells that it has are not computed again.",
+    )
+
+
 def computing_options(*, stores_results: bool) -> OptionSet:
     """The options of a command that computes; they arrive as ``common``, a :class:`Common`.
 
@@ -215,22 +226,13 @@ def computing_options(*, stores_results: bool) -> OptionSet:
         stores_results: Whether the command writes to the store. Otherwise ``--store`` is accepted, for a configuration
             that several commands share, and is not in the help.
     """
-    store = option(
-        "--store",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=DEFAULT_STORE,
-        show_default=True,
-        group="Output",
-        hidden=not stores_results,
-        help="Folder of results; cells that it has are not computed again.",
-    )
 
     def build(**values: Any) -> Common:
         if not stores_results and _source("store") is ParameterSource.COMMANDLINE:
             console.warn("--store changes nothing: this command stores no results")
         return Common(**values)
 
-    return OptionSet("common", build, (store, *_COMMON_OPTIONS))
+    return OptionSet("common", build, (_store_option(hidden=not stores_results), *_COMMON_OPTIONS))
 
 
 computing = computing_options(stores_results=True)
@@ -312,9 +314,24 @@ def process_options(*, split: bool) -> OptionSet:
     return OptionSet("processes", ProcessArgs, options)
 
 
-def stores_or_default(stores: Sequence[Path]) -> Sequence[Path]:
-    """The stores that the user named; without any, that of the environment or the default."""
-    return stores or (Path(os.environ.get("ADVDEF_STORE") or DEFAULT_STORE),)
+def _named_stores(*, stores: tuple[Path, ...], store: Path) -> tuple[Path, ...]:
+    if stores and is_on_command_line("store"):
+        raise UserError(f"{stores[0]} and --store {store} both name a store: give one of them")
+    return stores or (store,)
+
+
+named_stores = OptionSet(
+    "stores",
+    _named_stores,
+    (
+        click.argument("stores", nargs=-1, type=click.Path(file_okay=False, path_type=Path), metavar="[STORE ...]"),
+        _store_option(hidden=True),
+    ),
+)
+"""Adds the stores that a command reads; they arrive as ``stores``, at least one.
+
+Without an argument it is that of ``--store``, wherever that is set: a report reads what an attack wrote.
+"""
 
 
 def output_format(*formats: str) -> Decorator:

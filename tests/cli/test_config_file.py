@@ -147,19 +147,21 @@ def test_a_project_that_is_wrong(
         ("output", "'circle'", "output: 'circle' is outside the project's folder: "),
         ("plots", "'..'", "plots: '..' is outside the project's folder: "),
         ("save_images", "'../images'", "save_images: '../images' is outside the project's folder: "),
+        ("store", "'../runs'", "store: '../runs' is outside the project's folder: give a path inside it"),
+        ("stores", "['in', '/abs/runs']", "stores: '/abs/runs' is outside the project's folder: "),
         ("to", "'tensorboard:../../tb'", "to: 'tensorboard:../../tb' is outside the project's folder: "),
         (
             "to",
             "['tensorboard:tb', 'mlflow:http://x.example']",
             "to: 'mlflow:http://x.example' may send results away: ",
         ),
-        ("to", "'wandb:project'", "to: 'wandb:project' may send results away: give tensorboard:DIR, or give --to on"),
+        ("to", "'wandb:project'", "to: 'wandb:project' may send results away: give tensorboard:DIR, or give it on"),
     ],
 )
 def test_a_project_writes_inside_its_folder(
     advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, told: str
 ) -> None:
-    """A project of others does not choose where a report writes, nor by a link, nor to whom it sends rows."""
+    """A project of others does not choose where a command writes, nor by a link, nor to whom it sends rows."""
     folder = tmp_path / "project"
     (folder / "inner").mkdir(parents=True)
     (folder / "linked").symlink_to(tmp_path)
@@ -189,3 +191,18 @@ def test_outputs_inside_a_project_are_in_its_folder(
     advdef("report")
     assert (tmp_path / "runs").is_dir()
     assert not (tmp_path / "inner/runs").exists()
+
+
+def test_a_report_reads_the_store_of_the_project(
+    advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where an attack writes. Command line and environment come first; data sets may lie outside."""
+    project(tmp_path, "[tool.advdef]\nstore = 'runs'\ndata-dir = '../data'\n")
+    monkeypatch.chdir(tmp_path)
+    for words in (("report",), ("audit",), ("store", "verify")):
+        assert "no store at runs:" in advdef(*words).err
+        assert "no store at other:" in advdef(*words, "other").err
+    assert "no store at named:" in advdef("audit", "--store", "named").err
+    assert "give one of them" in advdef("report", "a", "--store", "b").err
+    monkeypatch.setenv("ADVDEF_STORE", "set")
+    assert "no store at set:" in advdef("report").err

@@ -24,7 +24,6 @@ from robustbench_cli.cli.options import (
     option,
     output_files,
     output_format,
-    stores_or_default,
     training_settings,
     warn_of_fewer_images,
 )
@@ -139,7 +138,7 @@ def audit(
     if given:
         groups, missing = _of_models(common, args, settings, budget, norm, eps, n)
     else:
-        groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
+        groups, missing = _of_store(store_to_judge or common.store)
     console.report(FORMATS[output_format](groups))
     for path in outputs:
         tables.write_text(path, FORMATS[format_of_file(path, _FORMATS)](groups))

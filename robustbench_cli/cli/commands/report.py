@@ -23,10 +23,10 @@ from robustbench_cli.cli.options import (
     data_dir_option,
     is_from_project,
     is_on_command_line,
+    named_stores,
     option,
     output_files,
     output_format,
-    stores_or_default,
 )
 from robustbench_cli.cli.param_types import NameOf
 from robustbench_cli.cli.plot_args import PlotArgs, plot_options
@@ -60,7 +60,7 @@ Damaged = Callable[[UserError], None]
 
 
 @command("report")
-@click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
+@named_stores
 @option(
     "--where",
     "conditions",
@@ -147,7 +147,7 @@ def report(
     plots: PlotArgs,
     gates: GateArgs,
 ) -> None:
-    """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
+    """Print the table of one or more stores (default: ./advdef-runs, or what ADVDEF_STORE or pyproject.toml names), and judge it by gates.
 
     The exit code is 3, with a line for each cause, if cells failed or are missing, if a file is damaged, or if a gate
     judges a value that a row does not have. The complete rows are printed all the same.
@@ -168,10 +168,9 @@ def report(
         raise UserError("--data-dir changes nothing without --suite, whose cells depend on the images: leave it out")
     plan = None if config is None else _Plan(suite or "", partial(_planned_cells, config, data_dir))
     reporting = Reporting(output_format, outputs, gates if config is None else gates.with_suite(config), view)
-    paths = stores_or_default(stores)
-    content = _Content.of([Store(path) for path in paths], allowed, corruption_baseline, plan)
+    content = _Content.of([Store(path) for path in stores], allowed, corruption_baseline, plan)
     # The table has named the damaged files.
-    audits = partial(audited_verdicts, paths, damaged=lambda _: None)
+    audits = partial(audited_verdicts, stores, damaged=lambda _: None)
     judged = reporting.gates.judged(
         content.table,
         allowed=allowed,

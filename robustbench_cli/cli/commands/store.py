@@ -10,7 +10,7 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed
-from robustbench_cli.cli.options import command, option, stores_or_default
+from robustbench_cli.cli.options import command, named_stores, option
 from robustbench_cli.cli.param_types import OneOf
 from robustbench_cli.core.errors import UserError
 
@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 @command("store")
 @click.argument("action", type=OneOf(("verify", "merge", "prune")), metavar="verify|merge|prune")
-@click.argument("stores", nargs=-1, type=click.Path(file_okay=False, path_type=Path), metavar="[STORE ...]")
+@named_stores
 @option("--dry-run", is_flag=True, group="Store", help="With 'prune': print what would be removed, and remove nothing.")
 @option("--unfinished", is_flag=True, group="Store", help="With 'prune': forget the cells that failed or are missing.")
 def store(
@@ -34,7 +34,8 @@ def store(
 
     'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies the results
     that INTO lacks. 'prune STORE ...' removes files that are older than an hour and that no result needs: half-written
-    files, and failures of cells that have a result now. The default store is ADVDEF_STORE, or ./advdef-runs.
+    files, and failures of cells that have a result now. The default store is ./advdef-runs, or what ADVDEF_STORE or pyproject.toml
+    names.
     """
     for name, value in (("--dry-run", dry_run), ("--unfinished", unfinished)):
         if value and action != "prune":
@@ -42,9 +43,9 @@ def store(
     if action == "merge":
         _merge(stores)
     elif action == "verify":
-        _verify(stores_or_default(stores))
+        _verify(stores)
     else:
-        _prune(stores_or_default(stores), dry_run=dry_run, unfinished=unfinished)
+        _prune(stores, dry_run=dry_run, unfinished=unfinished)
 
 
 def _verify(folders: Sequence[Path]) -> None:
