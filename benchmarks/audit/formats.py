@@ -28,8 +28,7 @@ def _lines(group: AuditedRows) -> list[str]:
     lines += [f"  {figures}" for figures in _figures(group)]
     lines += [f"  {finding.severity}: {finding.check}: {finding.evidence}" for finding in group.findings]
     if group.passed:
-        budget = "" if group.budget is None else f" (in the model on {group.audited_n} images, budget {group.budget})"
-        lines.append(f"  {len(group.passed)} checks found nothing{budget}")
+        lines.append(f"  {group.passed_text}")
     return lines + [f"  left out: {line}" for line in _left_out(group)]
 
 

@@ -55,7 +55,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
         checkpoint: The identity of the only model to judge; all by default.
 
     Returns:
-        The groups of rows in the order of data set, model and defense, and the audited models without rows.
+        The groups of rows and the audited models without rows, in the order of data set, model, defense and checkpoint.
 
     Raises:
         UserError: The folder is no store.
@@ -86,7 +86,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     for record in without_rows.values():
         models[record.target.checkpoint, record.target.dataset, record.target.norm].append(record)
     groups += map(_without_rows, models.values())
-    return sorted(groups, key=lambda group: (group.dataset, group.model, group.defense, group.title))
+    return sorted(groups, key=lambda group: (group.names, group.checkpoint, group.title))
 
 
 def _with_outcomes(store: Store, results: Iterable[Result], damaged: Damaged) -> list[tuple[Result, Outcomes]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import SEVERITIES, VERDICTS, Budget, Finding, Verdict
+from robustbench_cli.benchmarks.reports.model_labels import distinct_labels
 
-__all__ = ["Audited", "AuditedRows", "LeftOut", "ThreatFigures", "by_severity"]
+__all__ = ["Audited", "AuditedRows", "LeftOut", "ThreatFigures", "by_severity", "with_labels"]
 
 
 class LeftOut(BaseModel):
@@ -120,6 +121,7 @@ class AuditedRows(Audited):
         n: The number of images of the rows; of the audit of the model where only the model was audited.
         audited_n: The largest number of images on which the model was audited; ``None`` if it was not.
         threats: The worst case of each threat; where only the model was audited, the baseline attack of the audit.
+        label: The data set, the model and the defense, and the file where models of this name differ in it; see :func:`with_labels`.
     """
 
     dataset: str
@@ -132,12 +134,28 @@ class AuditedRows(Audited):
     n: int
     audited_n: int | None = None
     threats: tuple[ThreatFigures, ...] = ()
+    label: str = ""
+
+    @property
+    def names(self) -> str:
+        """The data set, the model and the defense."""
+        return f"{self.dataset}, {self.model}, {self.defense}"
 
     @property
     def title(self) -> str:
         """The model and the data, in one line."""
         corruption = f", {self.corruption}" if self.corruption else ""
-        return f"{self.dataset}, {self.model}, {self.defense}{corruption}, {self.norm}, {self.n} images"
+        return f"{self.label or self.names}{corruption}, {self.norm}, {self.n} images"
+
+    @property
+    def passed_text(self) -> str:
+        """How many checks found nothing, and how the model was run."""
+        checks = f"{len(self.passed)} {'check' if len(self.passed) == 1 else 'checks'} found nothing"
+        return (
+            checks
+            if self.budget is None
+            else f"{checks} (in the model on {self.audited_n} images, budget {self.budget})"
+        )
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -150,3 +168,14 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     for finding in sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity), reverse=True):
         by_check.setdefault(finding.check, finding)
     return tuple(by_check.values())
+
+
+def with_labels(groups: Sequence[AuditedRows]) -> list[AuditedRows]:
+    """The same groups, labeled so that models of equal names differ.
+
+    Args:
+        groups: The groups of one audit.
+    """
+    columns = ("checkpoint", "checkpoint_sha256")
+    labels = distinct_labels([group.names for group in groups], [vars(group) for group in groups], columns)
+    return [group.model_copy(update={"label": label}) for group, label in zip(groups, labels, strict=True)]

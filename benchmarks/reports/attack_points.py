@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports.columns import threat_text
-from robustbench_cli.benchmarks.reports.curves import decisive_rows, model_labels, setting_text
+from robustbench_cli.benchmarks.reports.curves import decisive_rows, setting_text
+from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import records
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, flag_names, threat_text
+from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey, verdict_key
 
@@ -25,7 +25,6 @@ __all__ = [
     "estimate",
     "front_line",
     "grouped",
-    "model_labels",
     "pareto_front",
     "radius_curves",
     "setting_text",
@@ -44,17 +43,6 @@ _SUBJECT = (
 
 MODEL = (*(name for name in _SETTING if name not in {"corruption", "severity"}), *_SUBJECT)
 """The columns in which the rows of one model under attacks in one norm agree."""
-
-_TOLD_APART_BY = ("model", "mean", "std", "seed", "accounting", "repeats", "checkpoint", "checkpoint_sha256")
-"""The columns that a label adds to the defense, one after another, where they differ."""
-
-_TEXTS: Mapping[str, Callable[[Any], str]] = {
-    "model": str,
-    "accounting": str,
-    "checkpoint": lambda path: Path(path).name,
-    "checkpoint_sha256": lambda identity: str(identity)[:8],
-}
-"""How a label has a column; others have their name before the value."""
 
 
 @dataclass(frozen=True)
@@ -168,30 +156,6 @@ def strength(row: dict[str, Any]) -> tuple[bool, float]:
 
 def _key(row: dict[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
-
-
-def model_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The shortest name of each row's model that distinguishes it from the models of the other rows.
-
-    Args:
-        rows: Rows as plain data.
-
-    Returns:
-        The defense, with the architecture, the seed, the file and so on where two models of this name differ in them.
-    """
-    labels = [row["defense"] for row in rows]
-    for name in _TOLD_APART_BY:
-        values: dict[str, set[Any]] = {}
-        for label, row in zip(labels, rows, strict=True):
-            values.setdefault(label, set()).add(row[name])
-        labels = [
-            # A model without a normalization has an empty text.
-            f"{label}, {_TEXTS.get(name, f'{name} {{}}'.format)(row[name]) if row[name] != '' else f'no {name}'}"
-            if len(values[label]) > 1 and row[name] is not None
-            else label
-            for label, row in zip(labels, rows, strict=True)
-        ]
-    return labels
 
 
 def setting_text(row: dict[str, Any]) -> str:

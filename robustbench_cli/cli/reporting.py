@@ -89,6 +89,7 @@ def page_content(table: pd.DataFrame, *, stores: Sequence[Path], **others: Any) 
         **others: See :class:`~robustbench_cli.benchmarks.reports.html.content.PageContent`.
     """
     from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.audit.verdict import with_labels
     from robustbench_cli.benchmarks.reports.html.content import PageContent
     from robustbench_cli.benchmarks.store.store import Store
 
@@ -96,7 +97,7 @@ def page_content(table: pd.DataFrame, *, stores: Sequence[Path], **others: Any) 
     # The report of the table has named the damaged files.
     audited = [group for path in stores for group in audit_store(Store(path), damaged=lambda _: None)]
     verdicts = [group for group in audited if (group.checkpoint_sha256, group.norm) in models]
-    return PageContent(table=table, verdicts=verdicts, **others)
+    return PageContent(table=table, verdicts=with_labels(verdicts), **others)
 
 
 def audited_verdicts(

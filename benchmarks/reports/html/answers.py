@@ -12,13 +12,13 @@ from robustbench_cli.benchmarks.reports.curves import (
     Estimate,
     estimate,
     grouped,
-    model_labels,
     setting_text,
     strength,
 )
 from robustbench_cli.benchmarks.reports.html.charts import interval_text
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.svg import shortened
+from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey, severest, verdict_key
 
 __all__ = ["Answer", "answers"]

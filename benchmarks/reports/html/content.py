@@ -59,6 +59,10 @@ class AuditedGroup(Protocol):
         """The checks that found nothing."""
 
     @property
+    def passed_text(self) -> str:
+        """How many checks found nothing, and how the model was run."""
+
+    @property
     def left_out(self) -> Sequence[LeftOutCheck]:
         """The checks that did not run."""
 

@@ -17,7 +17,6 @@ from robustbench_cli.benchmarks.reports.curves import (
     RadiusCurve,
     TradeOff,
     decisive_rows,
-    model_labels,
     radius_curves,
     setting_text,
     trade_offs,
@@ -45,6 +44,7 @@ from robustbench_cli.benchmarks.reports.html.tables import (
 from robustbench_cli.benchmarks.reports.html.template import rendered
 from robustbench_cli.benchmarks.reports.html.worst_case import Strips, cells_of, groups_in_table, strips, worst_cases
 from robustbench_cli.benchmarks.reports.legend import quick_look
+from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.reports.verdicts import severest
 from robustbench_cli.benchmarks.store.records import Result

@@ -10,11 +10,12 @@ from typing import Any
 from markupsafe import Markup
 
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, model_labels
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 from robustbench_cli.benchmarks.reports.legend import check_page
+from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import readable
 
 __all__ = [

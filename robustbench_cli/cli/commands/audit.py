@@ -147,12 +147,13 @@ def audit(
 
 def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:
     """The groups of a store, and a line for each damaged file, failed cell and missing cell."""
+    from robustbench_cli.benchmarks.audit.verdict import with_labels
     from robustbench_cli.benchmarks.store.store import Store
 
     groups, lines = _judged_rows(Store(path))
     if not groups and not lines:
         raise UserError(f"{path} has no results: run 'advdef attack --store {path}' first")
-    return groups, lines
+    return with_labels(groups), lines
 
 
 def _judged_rows(store: Store, *, checkpoint: str | None = None) -> tuple[list[AuditedRows], list[str]]:
@@ -210,6 +211,7 @@ def _of_models(
     """Audits the models of the command line, and judges them with their rows in the store; see :func:`_judged_rows`."""
     from robustbench_cli.attacks.base.eps import parse_eps
     from robustbench_cli.benchmarks.audit.model_audit import NORMS as AUDITED
+    from robustbench_cli.benchmarks.audit.verdict import with_labels
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
@@ -241,7 +243,7 @@ def _of_models(
         of_model, lines = _judged_rows(Store(common.store), checkpoint=identity)
         groups += [group for group in of_model if group.norm == norm]
         missing |= dict.fromkeys(lines)
-    return groups, list(missing)
+    return with_labels(groups), list(missing)
 
 
 def _run(

@@ -49,6 +49,9 @@ def test_the_page_has_the_evidence_and_what_was_left_out() -> None:
     assert parsed.texts["title"] == ["Audit of adversarial robustness"]
     verdicts = [text for text in parsed.texts["span"] if text in {"broken", "suspicious", "consistent"}]
     assert verdicts == ["broken", "consistent"] * 2
+    (broken, consistent) = (text for text in parsed.texts["li"] if "found nothing" in text)
+    assert broken.endswith("; 2 checks found nothing (in the model on 100 images, budget quick)")
+    assert consistent.endswith("; 2 checks found nothing")
     cells = parsed.texts["td"]
     for text in (
         "at eps any",

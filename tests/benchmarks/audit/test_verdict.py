@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_cli.benchmarks.audit.verdict import Audited, LeftOut, by_severity
+from robustbench_cli.benchmarks.audit.verdict import Audited, AuditedRows, LeftOut, by_severity, with_labels
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
 
 
@@ -36,3 +36,23 @@ def test_each_check_has_its_severest_finding() -> None:
         finding("suspicious", "a", "4"),
     ]
     assert [(one.check, one.evidence) for one in by_severity(found)] == [("b", "3"), ("a", "1")]
+
+
+def test_models_of_equal_names_have_their_files_in_the_title() -> None:
+    """The charts of a report tell them apart in the same way. One model in two norms is one model."""
+
+    def group(checkpoint: str, defense: str = "none", norm: str = "linf") -> AuditedRows:
+        names = {"dataset": "digits", "model": "m", "checkpoint": checkpoint, "checkpoint_sha256": checkpoint * 8}
+        return AuditedRows(**names, defense=defense, norm=norm, n=4)
+
+    labeled = with_labels([group("x/a.pt"), group("x/b.pt"), group("x/b.pt", norm="l2"), group("c.pt", "hrs")])
+    assert [entry.title for entry in labeled] == [
+        "digits, m, none, a.pt, linf, 4 images",
+        "digits, m, none, b.pt, linf, 4 images",
+        "digits, m, none, b.pt, l2, 4 images",
+        "digits, m, hrs, linf, 4 images",
+    ]
+    assert [entry.title for entry in with_labels([group("a.pt"), group("a.pt", norm="l2")])] == [
+        "digits, m, none, linf, 4 images",
+        "digits, m, none, l2, 4 images",
+    ]

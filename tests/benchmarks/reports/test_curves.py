@@ -11,7 +11,6 @@ from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.curves import (
     decisive_rows,
     front_line,
-    model_labels,
     pareto_front,
     radius_curves,
     trade_offs,
@@ -98,20 +97,6 @@ def test_models_of_one_threat_are_in_one_chart() -> None:
         ("jpeg", False),
     ]
     assert (first.threat, larger.threat, mnist.setting) == ("linf 0.1", "linf 0.2", "mnist, 100 images")
-
-
-def test_labels_tell_models_apart() -> None:
-    """By what differs, and at last by the checkpoint's hash."""
-    rows = table_of({}, {"defense": "hrs"}).to_dict(orient="records")
-    assert model_labels(rows) == ["none", "hrs"]
-    rows = table_of({"seed": 0}, {"seed": 1}).to_dict(orient="records")
-    assert model_labels(rows) == ["none, seed 0", "none, seed 1"]
-    rows = table_of({"mean": ""}, {"mean": "0.5"}).to_dict(orient="records")
-    assert model_labels(rows) == ["none, no mean", "none, mean 0.5"]
-    rows = table_of({}, {"checkpoint": "b.safetensors", "checkpoint_sha256": "b" * 64}).to_dict(orient="records")
-    assert model_labels(rows) == ["none, a.safetensors", "none, b.safetensors"]
-    rows = table_of({}, {"checkpoint_sha256": "b" * 64}).to_dict(orient="records")
-    assert model_labels(rows) == [f"none, {'a' * 8}", f"none, {'b' * 8}"]
 
 
 def test_a_model_with_flags_is_not_on_the_front() -> None:
