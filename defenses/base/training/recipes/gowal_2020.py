@@ -22,7 +22,7 @@ class Gowal2020(NamedRecipe):
         "Examples. 2020, arXiv 2010.03593"
     )
     code: ClassVar[str] = (
-        "github.com/google-deepmind/deepmind-research, adversarial_robustness/: jax/experiment.py, jax/utils.py"
+        "github.com/google-deepmind/deepmind-research, adversarial_robustness/: jax/experiment.py, jax/utils.py, jax/datasets.py"
     )
     defenses: ClassVar = ("trades",)
     datasets: ClassVar = ("cifar10",)
@@ -39,7 +39,7 @@ class Gowal2020(NamedRecipe):
         "train.schedule": ("cosine", "jax/utils.py: get_cosine_schedule"),
         "train.warmup": (10 / 400, f"{_CODE}: learning_rate_warmup, 10 of 400 epochs"),
         "train.ema": (0.995, f"{_CODE}: swa_decay, with jax/utils.py: ema_update"),
-        "train.augmentations": ("crop,flip", "paper, section 3.1: padding of 4 pixels, random crops and flips"),
+        "train.augmentations": ("crop,flip", "jax/datasets.py: _random_jitter(pad=4, crop=32), random_flip_left_right"),
         "defense.beta": (6.0, f"{_CODE}: _trades_loss_fn(beta=6.)"),
         "defense.eps": (8 / 255, f"{_CODE}: epsilon"),
         "defense.steps": (10, f"{_CODE}: num_steps"),

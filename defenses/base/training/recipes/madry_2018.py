@@ -36,7 +36,7 @@ class Madry2018(NamedRecipe):
         "train.milestones": ((40 / 80, 60 / 80), f"{_CONFIG}: step_size_schedule, after 40,000 and 60,000 steps"),
         "train.augmentations": ("crop,flip", "cifar10_challenge, train.py: AugmentedCIFAR10Data"),
         "defense.eps": (8 / 255, f"{_CONFIG}: epsilon"),
-        "defense.steps": (7, "paper, section 5 (config.json has 10, for the attack on the finished model)"),
+        "defense.steps": (7, "paper, section 5: 7 steps of size 2; config.json, num_steps, has 10"),
         "defense.step_size": (2 / 255, f"{_CONFIG}: step_size"),
         "defense.attack_mode": ("train", "cifar10_challenge, train.py: the attack gets Model(mode='train')"),
     }

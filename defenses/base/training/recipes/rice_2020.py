@@ -34,7 +34,7 @@ class Rice2020(NamedRecipe):
         "train.milestones": ((0.5, 0.75), f"{_CODE}: lr_schedule, t / args.epochs < 0.5 and < 0.75"),
         "train.schedule_position": ("next-step", f"{_CODE}: lr_schedule(epoch + (i + 1) / len(train_batches))"),
         "train.augmentations": ("crop,flip", f"{_CODE}: pad(..., 4), Crop(32, 32), FlipLR()"),
-        "train.held_out": (0.02, "paper, section 3.1: 1,000 validation images of 50,000; --val"),
+        "train.held_out": (0.02, f"generate_validation.py: n = 1000 of 50,000; {_CODE}: --val"),
         "train.held_out_steps": (10, f"{_CODE}: --attack-iters, of --pgd-alpha 2 / 255"),
         "defense.eps": (8 / 255, f"{_CODE}: --epsilon"),
         "defense.steps": (10, f"{_CODE}: --attack-iters"),
