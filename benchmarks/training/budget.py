@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class BudgetChoice(Budget):
     Attributes:
         of: The key of the training with its values before the choice.
         epochs: The number of epochs.
+        epoch_fraction: The fraction of the training images that an epoch takes, so that the epochs use the whole budget.
         batch_size: The largest number of images in a step.
         steps: The number of steps of the attack in training; ``None`` if it was not chosen.
         step_size: The size of these steps.
@@ -64,6 +66,7 @@ class BudgetChoice(Budget):
 
     of: str
     epochs: int = Field(ge=1)
+    epoch_fraction: float = Field(1, gt=0, le=1)
     batch_size: int = Field(ge=1)
     steps: int | None = Field(None, ge=1)
     step_size: float | None = Field(None, gt=0)
@@ -73,8 +76,9 @@ class BudgetChoice(Budget):
     def label(self) -> str:
         """The choice in a few words."""
         attack = "" if self.steps is None else f", {self.steps} steps of {self.step_size:.3g}"
+        part = f" of {self.epoch_fraction:.0%} of the images" if self.epoch_fraction < 1 else ""
         return (
-            f"{self.epochs} epoch{'s'[: self.epochs > 1]}, batches of {self.batch_size}{attack} "
+            f"{self.epochs} epoch{'s'[: self.epochs > 1]}{part}, batches of {self.batch_size}{attack} "
             f"({self.passes_per_second:,.0f} passes a second)"
         )
 
@@ -102,7 +106,7 @@ def keep_to(
         The training, and what was chosen.
 
     Raises:
-        UserError: Nothing is trained, the budget is less than an epoch, or the checkpoint cannot be written.
+        UserError: Nothing is trained, the budget is less than a step, or the checkpoint cannot be written.
     """
     if not training.learns_after(None):
         raise UserError(f"{training.label} trains nothing: leave --seconds and --passes out")
@@ -112,7 +116,8 @@ def keep_to(
         require_writable(path)
         choice = _choose(budget, training, given=given, device=device, data_dir=data_dir)
         write_atomically(state, choice.model_dump_json().encode())
-    recipe = {**training.recipe, "epochs": choice.epochs, "batch_size": choice.batch_size}
+    chosen = choice.model_dump(include={"epochs", "epoch_fraction", "batch_size"})
+    recipe = {**training.recipe, **chosen}
     specs = list(training.defenses)
     index = _attack_of(training)
     if choice.steps is not None and index is not None:
@@ -150,17 +155,7 @@ def _choose(
     examples = len(load_dataset(training.dataset, data_dir=data_dir).split("train"))
 
     def measured(candidate: Training) -> tuple[float, float]:
-        """Seconds and passes of an epoch."""
-        images = 4 * candidate.recipe["batch_size"]
-        while True:
-            images = min(images, examples)
-            measure_epoch(
-                candidate, images=min(2 * candidate.recipe["batch_size"], images), device=device, data_dir=data_dir
-            )
-            seconds, passes = measure_epoch(candidate, images=images, device=device, data_dir=data_dir)
-            if seconds >= _SHORTEST or images == examples:
-                return seconds * examples / images, passes * examples / images
-            images *= 4
+        return _epoch_cost(candidate, examples, device=device, data_dir=data_dir)
 
     sizes: Sequence[int] = BATCH_SIZES[:1] if device.type == "cpu" else BATCH_SIZES
     if "train.batch_size" in given:
@@ -183,22 +178,43 @@ def _choose(
     for attack in attacks:
         more = 0 if attack is None else (attack[0] - ATTACKS[-1][0]) * examples
         cost = (passes + more) if budget.passes is not None else seconds * (passes + more) / passes
-        epochs = int((budget.passes or budget.seconds or 0) / cost)
-        if epochs >= EPOCHS:
+        affordable = (budget.passes or budget.seconds or 0) / cost
+        if affordable >= EPOCHS:
             break
-    if epochs < 1:
-        least = f"--passes {int(cost) + 1}" if budget.passes is not None else f"--seconds {1.05 * cost:.2g}"
-        raise UserError(f"the budget is less than an epoch of {examples:,} images here: give at least {least}")
+    replays = max((getattr(spec.build(defenses), "replays", 1) for spec in training.defenses), default=1)
+    batch = min(size / examples, 1)
+    if affordable < replays * batch:
+        least = cost * replays * batch
+        given = f"--passes {math.ceil(least)}" if budget.passes is not None else f"--seconds {1.05 * least:.2g}"
+        raise UserError(f"the budget is less than a step with {size} images here: give at least {given}")
+    epochs = replays * math.ceil(affordable / replays)
     eps = None if index is None or attack is None else training.defenses[index].parameters["eps"]
     return BudgetChoice(
         **budget.model_dump(),
         of=training.key,
         epochs=epochs,
+        epoch_fraction=affordable / epochs,
         batch_size=size,
         steps=None if attack is None else attack[0],
         step_size=None if attack is None or eps is None else attack[1] * eps,
         passes_per_second=passes / seconds,
     )
+
+
+def _epoch_cost(
+    candidate: Training, examples: int, *, device: torch.device, data_dir: Path | None
+) -> tuple[float, float]:
+    """Seconds and passes of an epoch of all examples, measured on the first ones after a warm-up."""
+    images = 4 * candidate.recipe["batch_size"]
+    while True:
+        images = min(images, examples)
+        measure_epoch(
+            candidate, images=min(2 * candidate.recipe["batch_size"], images), device=device, data_dir=data_dir
+        )
+        seconds, passes = measure_epoch(candidate, images=images, device=device, data_dir=data_dir)
+        if seconds >= _SHORTEST or images == examples:
+            return seconds * examples / images, passes * examples / images
+        images *= 4
 
 
 def _attack_of(training: Training) -> int | None:

@@ -290,7 +290,7 @@ def measure_epoch(
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     # An epoch is as long with extra images.
     without_extra = dict.fromkeys(("extra", "extra_fraction", "pseudo_labels"))
-    recipe = {**training.recipe, "epochs": 1, "held_out": 0, "held_out_eps": None, **without_extra}
+    recipe = {**training.recipe, "epochs": 1, "epoch_fraction": 1, "held_out": 0, "held_out_eps": None, **without_extra}
     seconds, passes = 0.0, 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -41,6 +41,12 @@ class Recipe(Settings):
         "default", description="named recipe, whose values hold where none is given; see 'advdef list recipes'"
     )
     epochs: int = Field(10, ge=1, description="number of passes through the training data")
+    epoch_fraction: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="fraction of the training images that an epoch takes, drawn anew for each; a budget sets it, to be spent whole",
+    )
     batch_size: int = Field(
         128, ge=1, description="largest number of images in a step; the batches of an epoch have nearly equal sizes"
     )
@@ -203,6 +209,7 @@ class Recipe(Settings):
         values["augmentations"] = describe_augmentations(self.augmentations or ())
         left_out_by_default = (
             "recipe",
+            "epoch_fraction",
             "nesterov",
             "decayed",
             "clip_norm",

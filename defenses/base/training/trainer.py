@@ -156,16 +156,16 @@ class Trainer:
         self.share = self._processes.share
         self.fraction_done = 0.0
         self.train_indices, self.held_out_indices = self._split_examples()
-        if len(self.train_indices) < self._batches_per_epoch * self._processes.number:
+        if self._images_per_epoch < self._batches_per_epoch * self._processes.number:
             raise UserError(
                 f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from "
-                f"{len(self.train_indices)} images: give a larger batch_size, or start fewer"
+                f"{self._images_per_epoch} images: give a larger batch_size, or start fewer"
             )
 
     @property
     def largest_batch(self) -> int:
         """The largest number of images in a step, over all processes together."""
-        return math.ceil(len(self.train_indices) / self._batches_per_epoch)
+        return math.ceil(self._images_per_epoch / self._batches_per_epoch)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -444,7 +444,8 @@ class Trainer:
     def _batches(self, seed: int) -> Sequence[Tensor]:
         """The batches of indices of an epoch, in an order that the seed determines."""
         generator = torch.Generator().manual_seed(seed)
-        own = self.train_indices[torch.randperm(len(self.train_indices), generator=generator)]
+        order = torch.randperm(len(self.train_indices), generator=generator)
+        own = self.train_indices[order[: self._images_per_epoch]]
         if not len(self._extra_indices):
             return own.tensor_split(self._batches_per_epoch)
         return mixed_batches(
@@ -456,8 +457,12 @@ class Trainer:
         )
 
     @property
+    def _images_per_epoch(self) -> int:
+        return max(1, round(self.recipe.epoch_fraction * len(self.train_indices)))
+
+    @property
     def _batches_per_epoch(self) -> int:
-        return math.ceil(len(self.train_indices) / self.recipe.batch_size)
+        return math.ceil(self._images_per_epoch / self.recipe.batch_size)
 
     def _classes(self, network: nn.Module, images: Tensor) -> int:
         """The number of classes of a network's logits; 0 if no augmentation needs it."""

@@ -50,12 +50,13 @@ def keep(cache: Callable[..., ModelCache], tmp_path: Path, measured: dict[str, A
     return make
 
 
-@pytest.mark.parametrize(("seconds", "steps", "epochs"), [(6, 3, 1), (200, 3, 38), (240, 5, 30), (500, 10, 35)])
+@pytest.mark.parametrize(("seconds", "steps", "epochs"), [(6, 3, 2), (200, 3, 39), (240, 5, 31), (500, 10, 36)])
 def test_epochs_come_before_steps(keep: Keep, seconds: float, steps: int, epochs: int) -> None:
-    """An epoch takes as many passes as the images have steps plus one; more steps once that leaves thirty epochs."""
+    """More steps come once they leave thirty epochs. An image takes steps + 1 passes; together they take the budget."""
     kept, choice = keep(seconds=seconds)
     assert (choice.steps, choice.epochs) == (steps, epochs)
-    assert epochs == int(seconds / (IMAGES * (steps + 1) * 1e-3))
+    assert choice.epochs * choice.epoch_fraction * IMAGES * (steps + 1) * 1e-3 == pytest.approx(seconds)
+    assert kept.recipe["epoch_fraction"] == choice.epoch_fraction
     assert choice.passes_per_second == pytest.approx(1000)
     assert (kept.recipe["epochs"], kept.recipe["batch_size"]) == (epochs, 64)
     eps = kept.defenses[0].parameters["eps"]
@@ -69,8 +70,19 @@ def test_what_the_user_gave_stays(keep: Keep) -> None:
     """The budget then chooses the number of epochs only."""
     kept, choice = keep(seconds=100, given=("pgd-at.steps", "train.batch_size"))
     assert (choice.steps, choice.step_size, choice.batch_size) == (None, None, 128)
-    assert choice.epochs == int(100 / (IMAGES * 11e-3))
+    assert choice.epochs * choice.epoch_fraction == pytest.approx(100 / (IMAGES * 11e-3))
     assert kept.defenses[0].changed == ()
+
+
+@pytest.mark.parametrize(("passes", "epochs"), [(1000, 8), (9 * IMAGES, 16)])
+def test_a_batch_that_is_used_several_times(
+    cache: Callable[..., ModelCache], tmp_path: Path, measured: dict[str, Any], passes: int, epochs: int
+) -> None:
+    """free-at uses each batch in eight epochs, so their number is a multiple of eight."""
+    replayed = training(cache, "free-at", replays=8)
+    _, choice = keep_to(Budget(passes=passes), replayed, tmp_path / "a.safetensors", given=(), device=CPU)
+    assert choice.epochs == epochs
+    assert choice.epochs * choice.epoch_fraction * IMAGES == pytest.approx(passes)
 
 
 def test_the_batch_size_of_a_gpu(keep: Keep, measured: dict[str, Any]) -> None:
@@ -82,11 +94,11 @@ def test_the_batch_size_of_a_gpu(keep: Keep, measured: dict[str, Any]) -> None:
 
 def test_a_budget_that_is_too_small(keep: Keep, tmp_path: Path) -> None:
     """The least that would be enough is named, and nothing is written."""
-    with pytest.raises(UserError, match=r"less than an epoch of 1,297 images here: give at least --seconds 5\.4"):
-        keep(seconds=5)
-    with pytest.raises(UserError, match="give at least --passes 5189"):
-        keep(passes=5187)
-    assert keep(passes=5189)[1].epochs == 1
+    with pytest.raises(UserError, match=r"less than a step with 64 images here: give at least --seconds 0\.27"):
+        keep(seconds=0.25)
+    with pytest.raises(UserError, match="give at least --passes 256"):
+        keep(passes=255)
+    assert keep(passes=256)[1].epoch_fraction * IMAGES == pytest.approx(64)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.budget.partial"]
 
 
@@ -104,7 +116,7 @@ def test_the_same_command_chooses_the_same(keep: Keep, measured: dict[str, Any],
 def test_a_choice_has_no_part_in_the_key(keep: Keep) -> None:
     """The values have: the same values without a budget are the same training."""
     kept, _ = keep(seconds=200)
-    assert kept.budget["epochs"] == 38
+    assert kept.budget["epochs"] == 39
     assert kept.model_copy(update={"budget": {}}).key == kept.key
 
 

@@ -229,12 +229,13 @@ def test_a_budget(advdef: Advdef, here: Path) -> None:
     first = advdef(*words)
     assert first.code == 0
     assert re.search(
-        r"--passes 12000: 2 epochs, batches of 64, 3 steps of 0.075 \([\d,]+ passes a second\)\n", first.err
+        r"--passes 12000: 3 epochs of 77% of the images, batches of 64, 3 steps of 0.075 \([\d,]+ passes a second\)\n",
+        first.err,
     )
     assert "pgd-at(steps=3,step_size=0.075) on digits" in first.out
     record = metadata(here / "a.safetensors")["training"]
-    assert (record["budget"]["passes"], record["budget"]["epochs"], record["budget"]["batch_size"]) == (12000, 2, 64)
-    assert (record["stages"][0]["recipe"]["epochs"], record["stages"][0]["recipe"]["batch_size"]) == (2, 64)
+    assert (record["budget"]["passes"], record["budget"]["epochs"], record["budget"]["batch_size"]) == (12000, 3, 64)
+    assert (record["stages"][0]["recipe"]["epochs"], record["stages"][0]["recipe"]["batch_size"]) == (3, 64)
     assert [path.name for path in here.iterdir() if path.name.startswith("a.")] == ["a.safetensors"]
     written = (here / "a.safetensors").read_bytes()
     again = advdef(*words)
@@ -252,7 +253,7 @@ def test_a_budget(advdef: Advdef, here: Path) -> None:
             ("--passes", "5", "--set", "train.epochs=3"),
             "--passes and --set train.epochs both say how long to train: give one of them",
         ),
-        (("--passes", "5"), "the budget is less than an epoch of 1,297 images here: give at least --passes 1300"),
+        (("--passes", "5"), "the budget is less than a step with 64 images here: give at least --passes 65"),
     ],
 )
 def test_a_budget_beside_another_length(advdef: Advdef, here: Path, options: tuple[str, ...], line: str) -> None:
