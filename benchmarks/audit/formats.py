@@ -70,7 +70,14 @@ def _cases(groups: Sequence[AuditedRows]) -> list[Case]:
 
     def case(group: AuditedRows, check: str, outcome: Outcome, message: str = "", *, broken: bool = False) -> Case:
         return Case(
-            group.title, check, check, outcome, message, severity="error" if broken else "warning", identity=check
+            group=group.title,
+            rule=check,
+            name=check,
+            outcome=outcome,
+            message=message,
+            severity="error" if broken else "warning",
+            checkpoint=group.checkpoint,
+            identity=check,
         )
 
     cases = []

@@ -58,6 +58,7 @@ class Case:
         flags: The flags of a row.
         severity: ``"warning"`` for what does not fail a pipeline.
         position: The line of a suite file that the case comes from.
+        checkpoint: The file of the model; empty where there is none.
         identity: What stays the same in the next run.
         seconds: How long its cell took.
     """
@@ -70,6 +71,7 @@ class Case:
     flags: Sequence[str] = ()
     severity: Literal["error", "warning"] = "error"
     position: Position | None = None
+    checkpoint: str = ""
     identity: str = ""
     seconds: float = 0.0
 
@@ -99,6 +101,7 @@ def gate_cases(
             message=judgment.reason,
             severity="warning" if informational and judgment.outcome == "failed" else "error",
             position=requirement.position or (None if positions is None else positions.first),
+            checkpoint=judgment.checkpoint,
             identity=f"{requirement.label}\x1f{judgment.identity}",
         )
         for judgment in result.judgments
@@ -120,7 +123,7 @@ def row_cases(
         reasons: The message of each row; by default the accuracies and flags.
         positions: The places of the suite.
     """
-    from robustbench_cli.benchmarks.reports.gates import row_identity, row_name
+    from robustbench_cli.benchmarks.reports.gates import checkpoint_of, row_identity, row_name
 
     return [
         Case(
@@ -131,6 +134,7 @@ def row_cases(
             message=reasons[number] if reasons else measured(row),
             flags=flag_names(row["flags"]) if outcome == "passed" else (),
             position=None if positions is None else positions.of_attack(str(row["attack"])),
+            checkpoint=checkpoint_of(row),
             identity=row_identity(row),
             # A cell that failed or is missing has no time, which is NaN then.
             seconds=row["seconds"] if row["seconds"] == row["seconds"] else 0.0,

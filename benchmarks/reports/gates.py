@@ -30,6 +30,7 @@ __all__ = [
     "GateResult",
     "Judgment",
     "Limit",
+    "checkpoint_of",
     "compare",
     "compare_with_baseline",
     "parse_conditions",
@@ -82,12 +83,14 @@ class Judgment:
         reason: The values, or why they cannot be judged.
         row: The row in words; empty where a gate has no row.
         identity: See :func:`row_identity`.
+        checkpoint: The file of the row's model; empty where it is unknown.
     """
 
     outcome: Literal["passed", "failed", "missing"]
     reason: str = ""
     row: str = ""
     identity: str = field(default="", compare=False)
+    checkpoint: str = field(default="", compare=False)
 
     @property
     def line(self) -> str:
@@ -115,8 +118,8 @@ class GateResult:
             outcome: See :class:`Judgment`.
             reason: See :class:`Judgment`.
         """
-        name, identity = ("", "") if row is None else (row_name(row), row_identity(row))
-        self.judgments.append(Judgment(outcome, reason, name, identity))
+        of_row = () if row is None else (row_name(row), row_identity(row), checkpoint_of(row))
+        self.judgments.append(Judgment(outcome, reason, *of_row))
 
     @property
     def broken(self) -> list[str]:
@@ -477,6 +480,16 @@ def row_identity(row: pd.Series) -> str:
         row: A row of the table.
     """
     return "\x1f".join(_key(row, [name for name in identity_columns() if name in row.index]))
+
+
+def checkpoint_of(row: pd.Series) -> str:
+    """The file of a row's model; empty where it is unknown.
+
+    Args:
+        row: A row of the table.
+    """
+    checkpoint = row.get("checkpoint")
+    return checkpoint if isinstance(checkpoint, str) else ""
 
 
 def row_name(row: pd.Series) -> str:

@@ -141,9 +141,15 @@ def marks(cases: Sequence[Case]) -> list[GateMark]:
 
 _FINGERPRINT = "advdef/v1"
 
+_NO_FILE = Position("pyproject.toml", 1)
+"""The place of a result without a suite and a model, such as a gate that found no row: where a project sets its options."""
+
 
 def sarif(cases: Sequence[Case]) -> str:
     """SARIF 2.1.0: a rule for each gate and check, a result for what is not as it should be.
+
+    Each result has the place of a file, since GitHub refuses all results where one has none: the line of the suite, or else
+    the file of the model.
 
     Args:
         cases: The cases.
@@ -186,14 +192,15 @@ def _text_of(flag: str) -> str:
 
 def _result(case: Case, rule: str, level: str, message: str, known: dict[str, int]) -> dict[str, Any]:
     identity = hashlib.sha256(f"{rule}\x1f{case.group}\x1f{case.identity}".encode(errors="replace")).hexdigest()
-    location: dict[str, Any] = {"logicalLocations": [{"name": escaped_for_terminal(case.name), "kind": "resource"}]}
-    if case.position is not None:
-        path = _relative(case.position)
-        uri = Path(path).as_uri() if Path(path).is_absolute() else quote(os.fsencode(path))
-        location["physicalLocation"] = {
-            "artifactLocation": {"uri": uri},
-            "region": {"startLine": case.position.line},
-        }
+    position = case.position or (Position(case.checkpoint, 1) if case.checkpoint else _NO_FILE)
+    path = _relative(position)
+    location = {
+        "logicalLocations": [{"name": escaped_for_terminal(case.name), "kind": "resource"}],
+        "physicalLocation": {
+            "artifactLocation": {"uri": Path(path).as_uri() if Path(path).is_absolute() else quote(os.fsencode(path))},
+            "region": {"startLine": position.line},
+        },
+    }
     result = {
         "ruleId": escaped_for_terminal(rule),
         "level": level,

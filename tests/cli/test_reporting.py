@@ -48,6 +48,10 @@ def test_a_report_obeys_the_gates_of_a_suite(gated: Path, advdef: Callable[..., 
     }
     assert ("fail-under", 7) in lines
     assert ("no-eot", 4) in lines
+    ended = advdef("report", "runs", "--fail-under", "robust_accuracy=0.9", "-o", "b.sarif")
+    results = read_sarif(Path("b.sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    places = [result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results]
+    assert places == ["model.safetensors"] * 4
     ended = advdef(*report, "--informational")
     assert ended.code == 0
     assert f"advdef: warning: digits small-cnn none {told} (--informational: the exit code is 0)\n" in ended.err

@@ -110,6 +110,8 @@ def test_github_and_sarif_show_findings() -> None:
         ("few-images", "warning"),
         ("not-converged", "note"),
     ]
+    uris = {result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results}
+    assert uris == {"model.safetensors"}
 
 
 def test_html_is_a_page() -> None:
