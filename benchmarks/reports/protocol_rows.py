@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
 from robustbench_cli.benchmarks.reports.columns import threat_text
-from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, accuracy_text, records
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
@@ -88,7 +88,7 @@ def readable_protocols(table: pd.DataFrame) -> ReadableTable:
         [
             *(str(row[name]) for name in shown),
             row["protocol"] if row["k"] is None else f"best of {row['k']}",
-            *(_accuracy(row, kind) for kind in ("clean", "robust")),
+            *(accuracy_text(row, kind) for kind in ("clean", "robust")),
         ]
         for row in rows
     ]
@@ -101,9 +101,3 @@ def readable_protocols(table: pd.DataFrame) -> ReadableTable:
         caption=[f"{name}: {meaning.text} ({meaning.source})" for name, meaning in PROTOCOLS.items()],
         sections=[row["cell"] for row in rows],
     )
-
-
-def _accuracy(row: dict[str, Any], kind: str) -> str:
-    """An accuracy in percent with its interval, rounded outwards."""
-    value, low, high = (row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high"))
-    return f"{100 * value:.1f} [{math.floor(100 * low)},{math.ceil(100 * high)}]"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names, shown_columns
 from robustbench_cli.benchmarks.reports.legend import flag_marks
@@ -16,7 +17,16 @@ from robustbench_cli.core.escaping import shortened
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FLAG_NAMES", "ReadableTable", "ambiguous_files", "hiding_order", "readable", "records", "sections"]
+__all__ = [
+    "FLAG_NAMES",
+    "ReadableTable",
+    "accuracy_text",
+    "ambiguous_files",
+    "hiding_order",
+    "readable",
+    "records",
+    "sections",
+]
 
 FLAG_NAMES = "flag names"
 """What is hidden where a row has the marks of its flags; see :func:`~.legend.flag_marks`."""
@@ -128,6 +138,20 @@ def ambiguous_files(checkpoints: Iterable[tuple[Hashable, str]]) -> dict[str, st
         return {}
     names = {path: Path(path).name for group in paths.values() for path in group}
     return names if len(set(names.values())) == len(names) else {path: path for path in names}
+
+
+def accuracy_text(row: Mapping[str, Any], kind: Literal["clean", "robust"]) -> str:
+    """An accuracy in percent with its interval, rounded outwards.
+
+    Args:
+        row: A row as plain data.
+        kind: Which accuracy.
+
+    >>> accuracy_text({"clean_accuracy": 0.412, "clean_accuracy_low": 0.381, "clean_accuracy_high": 0.4436}, "clean")
+    '41.2 [38,45]'
+    """
+    value, low, high = (row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high"))
+    return f"{100 * value:.1f} [{math.floor(100 * low)},{math.ceil(100 * high)}]"
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

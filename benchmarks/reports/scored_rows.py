@@ -1,4 +1,4 @@
-"""Reads the draws behind the rows of the table, for comparisons and for the protocols of randomized models."""
+"""Reads the draws behind the rows of the table, for comparisons, protocols of randomized models and unions of norms."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class ScoredRow:
         robust: Whether the worst candidates are right, for each draw.
         clean_vote: ``(N,)``, whether the vote of all draws on the clean image is right.
         robust_vote: ``(N,)``, the same for the worst candidate.
+        survival: ``(N,)``, how well the worst candidate is classified on other draws, which select; see :class:`~.outcomes.Outcomes`.
     """
 
     row: Mapping[str, Any]
@@ -43,6 +44,7 @@ class ScoredRow:
     robust: ScoredDraws
     clean_vote: NDArray[np.bool_]
     robust_vote: NDArray[np.bool_]
+    survival: NDArray[np.float64]
 
 
 def scored_rows(
@@ -97,4 +99,5 @@ def _scored_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcome
         robust=ScoredDraws(right=outcomes.worst_right, shared=shared),
         clean_vote=most_votes(outcomes.clean, labels),
         robust_vote=most_votes(worst, labels),
+        survival=outcomes.least_survival,
     )

@@ -1,4 +1,4 @@
-"""Shows tables from the stored draws of rows: ``advdef report --compare`` and ``advdef report --protocols``."""
+"""Shows tables from the stored draws of rows: ``advdef report --compare``, ``--protocols`` and ``--union``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = ["show_scored"]
 
 
 def show_scored(
+    option: str,
     compared: ComparedRows | None,
     table: pd.DataFrame,
     results: Sequence[Result],
@@ -32,8 +33,8 @@ def show_scored(
     """Prints a table from the draws of rows in a format, and writes it to files.
 
     Args:
-        compared: What ``--compare`` asks for: comparisons of rows. Without it, the accuracies of each row under the protocols for
-            randomized models.
+        option: ``--compare``, ``--protocols`` or ``--union``.
+        compared: What ``--compare`` asks for; ``None`` for the others.
         table: The rows that the user selects.
         results: The stored results.
         read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
@@ -41,17 +42,22 @@ def show_scored(
         outputs: The files.
 
     Raises:
-        UserError: It fits no rows that can be compared, no row has several draws, or the format is for other tables.
+        UserError: It fits no rows that can be compared, no row has several draws, no model has several norms, or the format is for
+            other tables.
     """
     from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, readable_comparisons
+    from robustbench_cli.benchmarks.reports.norm_rows import norms_table, readable_norms
     from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
     from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
     scored = scored_rows(table, results, read)
-    if compared is None:
-        option, shown = "--protocols", protocols_table(scored)
+    if compared is not None:
+        shown = comparisons_table(compared, scored)
+        drawn = readable_comparisons(shown)
+    elif option == "--protocols":
+        shown = protocols_table(scored)
         drawn = readable_protocols(shown)
     else:
-        option, shown = "--compare", comparisons_table(compared, scored)
-        drawn = readable_comparisons(shown)
+        shown = norms_table(scored)
+        drawn = readable_norms(shown)
     tables.show_other(option, shown, drawn, output_format=output_format, outputs=outputs)

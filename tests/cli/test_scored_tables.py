@@ -73,6 +73,24 @@ def test_protocols_side_by_side(advdef: Advdef, store: Path) -> None:
     assert "Lucas et al. (arXiv 2302.13464)" in " ".join(shown.split())
 
 
+def test_a_model_in_several_norms(advdef: Advdef, store: Path) -> None:
+    """The union has the images that are right in both norms, and the accuracies in the norms are those of the table."""
+    right = np.arange(200) % 3 > 0
+    add(store, right, norm="l2", eps=0.5)
+    found = rows(advdef("report", "runs", "--union", "--format", "csv").out)
+    assert [(row["norm"], row["eps"]) for row in found] == [
+        ("linf", "0.1"),
+        ("l2", "0.5"),
+        ("union", "linf 0.1, l2 0.5"),
+    ]
+    assert float(found[-1]["robust_accuracy"]) == (right & (np.arange(200) < 40)).mean()
+    table = rows(advdef("report", "runs", "--where", "defense=none", "--format", "csv").out)
+    for row, usual in zip(found[:-1], sorted(table, key=lambda row: row["norm"], reverse=True), strict=True):
+        for name in ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high"):
+            assert float(row[name]) == pytest.approx(float(usual[name]))
+    assert "| none | 100.0 [98,100] | 20.0 [" in advdef("report", "runs", "--union", "--format", "markdown").out
+
+
 def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
     ended = advdef("report", "runs", "--compare", "defense", "--fail-under", "robust_accuracy=0.3")
     assert ended.code == 1
@@ -82,7 +100,7 @@ def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--compare", "defense", "--protocols"), "--leaderboard, --compare and --protocols each take the place"),
+        (("--compare", "defense", "--protocols"), "--leaderboard, --compare, --protocols and --union each take"),
         (("--compare", "defence"), "--compare 'defence': did you mean 'defense'?"),
         (
             ("--compare", "defense=none", "--with", "defense=rse"),
@@ -96,6 +114,7 @@ def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
         ),
         (("--with", "defense=rse"), "give the first one with --compare"),
         (("--protocols", "--where", "defense=jpeg"), "--protocols: no row has several draws"),
+        (("--union",), "--union: no model was attacked at a radius in two norms"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(advdef: Advdef, store: Path, words: tuple[str, ...], line: str) -> None:

@@ -95,6 +95,14 @@ Damaged = Callable[[UserError], None]
     "draw), in place of the table.",
 )
 @option(
+    "--union",
+    "by_norm",
+    is_flag=True,
+    group="Rows",
+    help="Show the robust accuracy of each model in each norm and against the union of the norms (the per-image worst case over all "
+    "attacks, each at its radius), in place of the table.",
+)
+@option(
     "--corruption-baseline",
     metavar="alexnet|FILE.csv",
     group="Rows",
@@ -136,6 +144,7 @@ def report(
     compare: str | None,
     other_row: str | None,
     by_protocol: bool,
+    by_norm: bool,
     corruption_baseline: str | None,
     images: Path | None,
     suite: str | None,
@@ -155,11 +164,12 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
-    other = "--leaderboard" if leaderboard else "--compare" if compare else "--protocols" if by_protocol else None
+    others = {"--leaderboard": leaderboard, "--compare": compare, "--protocols": by_protocol, "--union": by_norm}
+    other = _only([name for name, value in others.items() if value])
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
     tables.require_writable(outputs)
-    show = _shown(leaderboard, _comparison(compare, other_row), view, images, by_protocol=by_protocol)
+    show = _shown(other, leaderboard, _comparison(compare, other_row), view, images)
     _require_images(images, output_format, outputs)
     destinations = _destinations(trackers, other)
     allowed = parse_conditions(conditions)
@@ -520,36 +530,42 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
     return BENCHMARK.index(name) if name in BENCHMARK else len(BENCHMARK), str(cell.corruption_label), cell.severity
 
 
+def _only(options: Sequence[str]) -> str | None:
+    """The option that takes the place of the table; ``None`` without one.
+
+    Raises:
+        UserError: Several do.
+    """
+    if len(options) > 1:
+        raise UserError(
+            "--leaderboard, --compare, --protocols and --union each take the place of the table: give one of them"
+        )
+    return options[0] if options else None
+
+
 def _shown(
-    leaderboard: str | None,
-    comparison: ComparedRows | None,
-    view: TableArgs,
-    images: Path | None,
-    *,
-    by_protocol: bool,
+    other: str | None, leaderboard: str | None, comparison: ComparedRows | None, view: TableArgs, images: Path | None
 ) -> Callable[[_Content, Judged, Reporting], None]:
     """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
 
     Raises:
-        UserError: Several options want to take the place of the table, or one is beside an option of the table.
+        UserError: An option of the table is beside one that takes its place.
     """
-    others = {"--leaderboard": leaderboard is not None, "--compare": comparison is not None, "--protocols": by_protocol}
-    given = [name for name, is_given in others.items() if is_given]
-    if len(given) > 1:
-        raise UserError("--leaderboard, --compare and --protocols each take the place of the table: give one of them")
-    for name in given:
-        view.require_none(name)
+    if other is None:
+        return lambda content, judged, reporting: show_results(
+            judged, reporting, partial(content.of_page, images=images)
+        )
+    view.require_none(other)
     if leaderboard is not None:
         return lambda content, _, reporting: show_standings(
             leaderboard, content.table, content.results, reporting.output_format, reporting.outputs
         )
-    if comparison is not None or by_protocol:
-        return lambda content, _, reporting: show_scored(
-            comparison,
-            content.table,
-            content.results,
-            content.read,
-            output_format=reporting.output_format,
-            outputs=reporting.outputs,
-        )
-    return lambda content, judged, reporting: show_results(judged, reporting, partial(content.of_page, images=images))
+    return lambda content, _, reporting: show_scored(
+        other,
+        comparison,
+        content.table,
+        content.results,
+        content.read,
+        output_format=reporting.output_format,
+        outputs=reporting.outputs,
+    )

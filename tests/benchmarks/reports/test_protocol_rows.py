@@ -17,7 +17,8 @@ def scored_row(right: Any, **row: Any) -> ScoredRow:
     votes = 2 * right.sum(axis=0) > len(right)
     names = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "seed", "cell")
     usual = dict.fromkeys(names, "x") | {"repeats": len(right)}
-    return ScoredRow(row=usual | row, cells=[], clean=draws, robust=draws, clean_vote=votes, robust_vote=votes)
+    of_draws = {"clean": draws, "robust": draws, "clean_vote": votes, "robust_vote": votes}
+    return ScoredRow(row=usual | row, cells=[], **of_draws, survival=right.mean(axis=0))
 
 
 def test_each_randomized_row_is_a_group() -> None:
