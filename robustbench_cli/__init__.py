@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.none import NoAttack as NoAttack
     from robustbench_cli.attacks.pgd import PGD as PGD
     from robustbench_cli.attacks.pma import PMA as PMA
+    from robustbench_cli.attacks.second_order import SecondOrder as SecondOrder
     from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
     from robustbench_cli.attacks.sparse_rs import SparseRS as SparseRS
     from robustbench_cli.attacks.spsa import SPSA as SPSA

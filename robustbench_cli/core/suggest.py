@@ -31,6 +31,7 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("apgd-ce apgd-dlr apgd-pm apgd-t", "auto-pgd auto-projected-gradient-descent a-pgd"),
     ("apgd-t", "apgd-targeted targeted-apgd apgd-dlr-t"),
     ("fab fab-t", "fast-adaptive-boundary fab-attack"),
+    ("second-order", "krylov soae soaes hessian-free newton-attack trust-region"),
     ("square", "square-attack"),
     ("deepfool", "linf-deep-fool l2-deep-fool"),
     ("ddn", "decoupled-direction-norm decoupled-direction-and-norm"),

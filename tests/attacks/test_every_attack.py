@@ -126,6 +126,8 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("pma", "linf"): Floor(1.02, 42, 1.7, 23),
     ("pma", "l2"): Floor(1.02, 39, 1.5, 20),
     ("pma", "l1"): Floor(1.02, 27, 2, 15),
+    ("second-order", "linf"): Floor(1.02, 46, 1.7, 28),
+    ("second-order", "l2"): Floor(1.02, 43, 1.7, 31),
     ("sigma-zero", "l0"): Floor(1.5, 51, 2, 32),
     ("sparse-rs", "l0"): Floor(1.0, 46, 2, 44),
     ("spsa", "linf"): Floor(2, 44, 4, 47),

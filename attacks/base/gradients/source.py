@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
+from robustbench_cli.attacks.base.gradients.second_derivatives import require_second_derivative, twice_differentiable
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
@@ -21,7 +22,7 @@ from robustbench_cli.attacks.base.models.precision import Precision, full_float3
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 
-__all__ = ["GradientSample", "GradientSource", "PassOptions", "RecordedQuery"]
+__all__ = ["GradientGraph", "GradientSample", "GradientSource", "PassOptions", "RecordedQuery"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -124,6 +125,7 @@ class GradientSource(ABC):
         self._recorded: list[RecordedQuery] | None = None
         self._backward = BackwardPasses(self.size)
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
+        self._has_second_derivative = False
 
     @property
     def cost(self) -> float:
@@ -449,6 +451,63 @@ class GradientSource(ABC):
         self._zero_gradients.add(logits.detach(), labels, gradients)
         return gradients[0]
 
+    def require_second_derivative(self, images: Tensor) -> None:
+        """Checks, at the first call, that the model can be differentiated twice; see :mod:`.second_derivatives`.
+
+        Args:
+            images: ``(N, C, H, W)``; the first one is used.
+
+        Raises:
+            UserError: A layer has no second derivative.
+        """
+        if not self._has_second_derivative:
+            require_second_derivative(self.model, images[:1])
+            self._has_second_derivative = True
+
+    def takes_one_pass(self, images: Tensor) -> bool:
+        """Whether one pass holds all images and draws, with a graph that may outlast it.
+
+        Args:
+            images: ``(N, C, H, W)``.
+        """
+        return not self._has_keys and all(
+            part == slice(0, len(images)) and len(draws_per_pass) == 1 for part, draws_per_pass in self._passes(images)
+        )
+
+    def gradient_graphs(self, images: Tensor, labels: Tensor, loss: Loss, *, query: int) -> Iterator[GradientGraph]:
+        """The gradient of an earlier query once more, pass by pass and with graphs, for code that differentiates it again.
+
+        Args:
+            images: ``(N, C, H, W)``, the whole batch.
+            labels: ``(N,)``.
+            loss: The loss of one draw.
+            query: The number of the query, which has the draws.
+
+        Yields:
+            The graph of each pass. The sum over the passes of an image is its gradient. A graph must be used before the next one
+            is asked for, unless :meth:`takes_one_pass`.
+        """
+        keys = self._keys(images, None, 1)
+        points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
+        for part, draws_per_pass in self._passes(images):
+            leaf = points[part].detach().requires_grad_()
+            for draws in draws_per_pass:
+                with self._seeded_model(leaf, _part_of(keys, part), draws, query) as model:
+                    yield GradientGraph(part, leaf, self._twice_differentiable(model, leaf, labels[part], loss))
+        self.forwards += self.cost * len(images)
+        self.backwards += self.cost * len(images)
+
+    def _twice_differentiable(
+        self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, loss: Loss
+    ) -> Tensor:
+        """The gradient ``(N, C, H, W)`` of some draws, with a graph. The graphs of a GPU have no second derivative."""
+        with torch.enable_grad(), twice_differentiable(), self.graphs.paused() if self.graphs else nullcontext():
+            with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = model(leaf).to(leaf.dtype)
+            values = loss(logits.flatten(0, 1), labels.repeat(len(logits), *[1] * (labels.dim() - 1)))
+            (gradient,) = torch.autograd.grad(values.sum() / self.draws, leaf, create_graph=True)
+        return gradient
+
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""
         return [range(self.draws)]
@@ -499,6 +558,20 @@ class _Passes:
             torch.cat([part.gradients for part in slices], 1),
             lambda: torch.cat([part.values() for part in slices], 1),
         )
+
+
+class GradientGraph(NamedTuple):
+    """The gradient of a pass, with a graph.
+
+    Attributes:
+        part: Which images pass.
+        leaf: ``(n, C, H, W)``, these images.
+        gradient: ``(n, C, H, W)``, the gradient at them, over the draws of the pass.
+    """
+
+    part: slice
+    leaf: Tensor
+    gradient: Tensor
 
 
 class RecordedQuery(NamedTuple):
