@@ -68,11 +68,11 @@ LABELS = (IMAGES.flatten(1) @ WEIGHT).argmax(1)
 @pytest.mark.parametrize(
     "attack",
     [
-        PGD(steps=4),
-        CW(steps=6, binary_search_steps=2),
-        Square(queries=12),
-        NES(steps=2, pairs=3),
-        HopSkipJump(queries=120),
+        PGD(steps=2),
+        CW(steps=3, binary_search_steps=2),
+        Square(queries=6),
+        NES(steps=2, pairs=2),
+        HopSkipJump(queries=60),
     ],
     ids=lambda attack: type(attack).__name__,
 )
@@ -82,13 +82,13 @@ def test_figures_are_the_same_at_any_batch_size(model: nn.Module, attack: Any) -
     def run(batch_size: int) -> Evaluation:
         return evaluate(
             model,
-            IMAGES[:8],
-            LABELS[:8],
+            IMAGES[:4],
+            LABELS[:4],
             attack=attack,
             norm="linf" if not attack.minimal_norm else None,
             eps=None if attack.minimal_norm else 0.05,
-            eot=3,
-            repeats=4,
+            eot=2,
+            repeats=3,
             batch_size=batch_size,
         )
 
@@ -130,7 +130,7 @@ def test_no_pass_has_more_rows_than_the_batch_size(attack: Any, batch_size: int)
 
     for model in (nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), NoiseLayer()):
         rows.clear()
-        evaluate(Counting(model), IMAGES[:6], LABELS[:6], attack=attack, eps=0.1, batch_size=batch_size)
+        evaluate(Counting(model), IMAGES[:4], LABELS[:4], attack=attack, eps=0.1, batch_size=batch_size)
         assert max(rows) <= batch_size
 
 
