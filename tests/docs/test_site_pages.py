@@ -11,6 +11,7 @@ import pytest
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from robustbench_cli.cli import catalog
 from robustbench_cli.cli.catalog import KINDS, names
 
 from .test_pages import commands_of, parse
@@ -29,6 +30,8 @@ def test_the_site_builds_with_a_page_for_every_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Strict mode makes a broken link, a page that is not in the navigation and a docstring that cannot be read an error."""
+    # Measuring the cost runs every attack; tests/cli/commands/test_show.py does that.
+    monkeypatch.setattr(catalog, "_cost", lambda attack: {"forwards": 41, "backwards": 40})
     site = tmp_path / "site"
     # In this process, which has imported what the pages describe.
     build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(site)))
