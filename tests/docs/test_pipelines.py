@@ -138,7 +138,7 @@ def test_the_action_attacks_judges_and_reports(run: Run, folder: Path) -> None:
     assert run(script_of("Obey the gates"), CODE="1").returncode == 1
     run(sweep, **variables | {"INFORMATIONAL": "true", "ARGUMENTS": "--seed 0\n--n 5", "PRETENDED": "0"})
     assert Path("calls").read_text().endswith(" -o advdef.sarif --seed 0 --n 5 --informational\n")
-    run(sweep, **variables | {"SUITE": "missing.yaml"})
+    run(sweep, **variables | {"SUITE": "missing.yaml", "PRETENDED": "2"})
     assert Path("output").read_text() == "exit-code=1\nexit-code=0\nexit-code=2\n"
     assert not Path("advdef.md").exists()
 
@@ -230,8 +230,9 @@ def test_the_job_of_gitlab_judges_and_comments(run: Run, gitlab: str, monkeypatc
     assert Path("calls").read_text().startswith("-m pip install")
     done = run("\n".join(job["script"]), SUITE="gate.yaml", STORE="runs")
     assert done.returncode == 1, done.stderr
-    informational = {"SUITE": "gate.yaml", "STORE": "runs", "ARGUMENTS": "--seed 0 --informational"}
-    assert run("\n".join(job["script"]), **informational).returncode == 0
+    arguments = {"SUITE": "gate.yaml", "STORE": "runs", "ARGUMENTS": "--seed 0 --informational"}
+    assert run("\n".join(job["script"]), **arguments, PRETENDED="0").returncode == 0
+    assert Path("calls").read_text().endswith(" -o advdef.xml --seed 0 --informational\n")
     assert read_junit(Path(job["artifacts"]["reports"]["junit"]).read_text(encoding="utf-8")).failures == 1
     variables = {
         "SUITE": "gate.yaml",
