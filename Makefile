@@ -11,6 +11,9 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
+# Some containers set it: then each process that a test starts compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Counting lines makes tests half as slow again, so only these folders are counted, by the tests beside them.
 COUNTED := core benchmarks/store benchmarks/reports
 SOURCES := robustbench_cli/core benchmarks/store benchmarks/reports
