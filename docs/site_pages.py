@@ -101,6 +101,9 @@ EXAMPLES = {
 }
 """The examples of names to which the usual form does not fit."""
 
+_WIDE = {"tutorial.md"}
+"""The pages whose output is as wide as the page: the list of their sections gives way to it."""
+
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Adds the generated pages to the navigation, before its last section."""
@@ -125,8 +128,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leads the links to files that lie outside ``docs/``, or were copied from there, to their pages."""
+    """Leads the links to files that lie outside ``docs/``, or were copied from there, to their pages; makes room for tables."""
     path = page.file.src_uri
+    if path in _WIDE:
+        page.meta["hide"] = ["toc"]
     original = next((file for file, copy in COPIED.items() if copy == path), f"docs/{path}")
 
     def target(match: re.Match[str]) -> str:
