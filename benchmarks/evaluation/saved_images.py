@@ -30,10 +30,10 @@ def levels(images: Tensor) -> Tensor:
     """Rounds images to the nearest of 256 levels.
 
     Args:
-        images: ``(N, C, H, W)`` in [0, 1].
+        images: Numbers in [0, 1], of any shape.
 
     Returns:
-        ``(N, C, H, W)`` uint8.
+        uint8, of the same shape.
     """
     return (images.double() * 255).round().to(torch.uint8)
 
@@ -77,15 +77,24 @@ class SavedImages:
         labels: ``(N,)``.
         predictions: ``(R, N)``, the deployed rule's predictions on ``perturbed`` in R draws; see
             :func:`~robustbench_cli.attacks.base.models.decision.decisions`.
+        saliency: ``(N, H, W)``, the :func:`~.saliency.saliency` of the clean images; ``None`` for a model without gradients.
     """
 
     images: Bytes
     perturbed: Bytes
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
+    saliency: Bytes | None = None
 
     @classmethod
-    def of(cls, images: Tensor, perturbed: Tensor, labels: Tensor, predictions: NDArray[np.int64]) -> SavedImages:
+    def of(
+        cls,
+        images: Tensor,
+        perturbed: Tensor,
+        labels: Tensor,
+        predictions: NDArray[np.int64],
+        saliency: Tensor | None = None,
+    ) -> SavedImages:
         """Makes the record from tensors.
 
         Args:
@@ -93,12 +102,14 @@ class SavedImages:
             perturbed: ``(N, C, H, W)`` uint8, on the CPU.
             labels: ``(N,)``.
             predictions: ``(R, N)``.
+            saliency: ``(N, H, W)`` in [0, 1], on the CPU.
         """
         return cls(
             images=images.permute(0, 2, 3, 1).numpy(),
             perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
             labels=labels.numpy(),
             predictions=predictions,
+            saliency=None if saliency is None else levels(saliency).numpy(),
         )
 
     @property
@@ -136,9 +147,7 @@ class SavedImages:
             as_picture(image).save(content, "PNG")
             write_atomically(pictures / f"{index:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
         arrays = io.BytesIO()
-        np.savez_compressed(
-            arrays, images=self.images, perturbed=self.perturbed, labels=self.labels, predictions=self.predictions
-        )
+        np.savez_compressed(arrays, **{key: array for key, array in vars(self).items() if array is not None})
         write_atomically(folder / f"{name}.npz", arrays.getvalue())
 
     @classmethod
@@ -169,10 +178,13 @@ class SavedImages:
             ValueError: They are not the arrays that :meth:`write` stores.
         """
         kinds = {"images": (4, "u1"), "perturbed": (4, "u1"), "labels": (1, "i8"), "predictions": (2, "i8")}
+        if "saliency" in arrays:
+            kinds["saliency"] = (3, "u1")
         if {name: (array.ndim, array.dtype.str[1:]) for name, array in arrays.items()} != kinds:
             raise ValueError("it has other arrays than saved images")
         images, number = arrays["images"], len(arrays["labels"])
         shapes = images.shape == arrays["perturbed"].shape and arrays["predictions"].shape[1] == number == len(images)
+        shapes &= "saliency" not in arrays or arrays["saliency"].shape == images.shape[:3]
         if not (shapes and images.size and arrays["predictions"].size and images.shape[3] in (1, 3)):
             raise ValueError("its arrays are of different images")
         return cls(**arrays)

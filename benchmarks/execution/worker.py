@@ -37,6 +37,7 @@ from robustbench_cli.benchmarks.evaluation.early_stopping import summarize_row
 from robustbench_cli.benchmarks.evaluation.evaluate import attack_free_batches, evaluate, predict
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
+from robustbench_cli.benchmarks.evaluation.saliency import saliency
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.store.leases import Leases
@@ -413,15 +414,11 @@ def _save_images(job: Job, computed: _Computed) -> None:
     examples = _examples(job)
     clean = levels(examples.images)
     perturbed = _images_to_save(job, folder, computed, examples.images, clean)
-    predictions = predict(
-        _model(job),
-        perturbed / 255,
-        repeats=cell.repeats,
-        seed=cell.seed,
-        device=job.device,
-        batch_size=job.batch_size,
-    )
-    SavedImages.of(clean, perturbed, examples.labels, predictions).write(folder, cell.id)
+    model = _model(job)
+    context: dict[str, Any] = {"seed": cell.seed, "device": job.device, "batch_size": job.batch_size}
+    predictions = predict(model, perturbed / 255, repeats=cell.repeats, **context)
+    maps = saliency(model, clean / 255, examples.labels, **context)
+    SavedImages.of(clean, perturbed, examples.labels, predictions, maps).write(folder, cell.id)
 
 
 def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor, clean: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gallery of the page: for each class a clean image, its perturbation magnified and the adversarial image."""
+"""The gallery of the page: for each class a clean image, its saliency, its perturbation magnified, the adversarial image."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ class Pair:
     """A clean and an adversarial image.
 
     Attributes:
-        picture: The clean image, the perturbation and the adversarial image, as a ``data:`` address.
+        picture: The clean image, its saliency map where there is one, the perturbation and the adversarial image, as a ``data:``
+            address.
         size: Width and height of the picture.
         index: The number of the image in the slice.
         label: Its class.
         before: The prediction on the clean image, in words.
         after: The prediction on the adversarial image, in words.
         factor: How much the perturbation is magnified.
+        has_saliency: Whether the picture has the saliency map.
     """
 
     picture: str
@@ -47,12 +49,14 @@ class Pair:
     before: str
     after: str
     factor: float
+    has_saliency: bool
 
     @property
     def alternative(self) -> str:
         """What the picture shows, for those who do not see it."""
+        saliency = "; saliency" if self.has_saliency else ""
         return (
-            f"Image {self.index} of class {self.label}: clean, predicted {self.before}; perturbation magnified "
+            f"Image {self.index} of class {self.label}: clean, predicted {self.before}{saliency}; perturbation magnified "
             f"{self.factor:.0f} times; adversarial, predicted {self.after}"
         )
 
@@ -111,7 +115,8 @@ def _pairs(content: PageContent, result: Result, saved: SavedImages) -> Iterator
     for label in np.unique(saved.labels)[:_MOST_CLASSES]:
         index = _example(saved, clean, int(label))
         picture, factor = magnified(saved.images[index], saved.perturbed[index])
-        address, *size = side_by_side([saved.images[index], picture, saved.perturbed[index]])
+        maps = [] if saved.saliency is None else [saved.saliency[index][:, :, None]]
+        address, *size = side_by_side([saved.images[index], *maps, picture, saved.perturbed[index]])
         yield Pair(
             picture=address,
             size=(size[0], size[1]),
@@ -120,6 +125,7 @@ def _pairs(content: PageContent, result: Result, saved: SavedImages) -> Iterator
             before="unknown" if clean is None else _prediction(clean[:, index]),
             after=_prediction(saved.predictions[:, index]),
             factor=factor,
+            has_saliency=bool(maps),
         )
 
 

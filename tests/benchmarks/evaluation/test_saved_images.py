@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,9 @@ def test_files_hold_what_was_scored(channels: int, tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(picture).reshape(image.shape), image)
     again = SavedImages.read(tmp_path, "cell")
     assert np.array_equal(again.perturbed, perturbed)
+    assert again.saliency is None
+    replace(saved, saliency=clean[:, :, :, 0]).write(tmp_path, "cell")
+    assert np.array_equal(SavedImages.read(tmp_path, "cell").saliency, clean[:, :, :, 0])
     assert again.robust_accuracy == pytest.approx(5 / 6)
 
 
@@ -97,6 +101,8 @@ def test_a_damaged_file_is_one_line(content: bytes | str | None, tmp_path: Path)
         {"perturbed": np.zeros((3, 5, 5, 3), np.uint8)},
         {"images": np.zeros((3, 5, 5, 2), np.uint8), "perturbed": np.zeros((3, 5, 5, 2), np.uint8)},
         {"more": np.array(3)},
+        {"saliency": np.zeros((3, 5, 4), np.uint8)},
+        {"saliency": np.zeros((3, 5, 5))},
         {"images": np.zeros((3, 9000, 9000, 1), np.uint8)},
     ],
 )

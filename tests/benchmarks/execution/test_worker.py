@@ -417,6 +417,7 @@ def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[...
     for job, result in zip(chain, results, strict=True):
         assert done(job) == result
         saved = SavedImages.read(folder, job.cell.id)
+        assert saved.saliency is not None
         moved = torch.from_numpy(saved.perturbed).double() - torch.from_numpy(saved.images).double()
         assert job.cell.eps is not None
         radii = distance(moved.permute(0, 3, 1, 2), torch.zeros_like(moved).permute(0, 3, 1, 2), job.cell.norm)  # type: ignore[arg-type]

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import base64
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
 from robustbench_cli.benchmarks.reports.html import gallery
 from robustbench_cli.benchmarks.reports.html.content import PageContent
 from robustbench_cli.benchmarks.reports.html.gallery import galleries
@@ -25,6 +30,21 @@ def test_a_class_is_shown_by_an_image_that_the_attack_broke(make_content: MakeCo
         "Image 1 of class 0: clean, predicted 0; perturbation magnified 127 times; adversarial, predicted 1"
     )
     assert notes == []
+
+
+def test_a_saliency_map_follows_the_clean_image(make_content: MakeContent) -> None:
+    """Where there is one."""
+    content = make_content()
+    assert content.images is not None
+    (file,) = content.images.glob("*.npz")
+    saved = SavedImages.read(content.images, file.stem)
+    replace(saved, saliency=np.full((4, 8, 8), 200, dtype=np.uint8)).write(content.images, file.stem)
+    (shown,) = galleries(content, [])
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.pairs[0].picture.partition(",")[2]))))
+    assert picture.shape[:2] == (8, 35)
+    assert (picture[:, 9:17, :3] == 200).all()
+    assert (picture[:, :8, :3] == 100).all()
+    assert "predicted 0; saliency; perturbation" in shown.pairs[0].alternative
 
 
 def test_draws_vote(make_content: MakeContent, tmp_path: Path) -> None:
