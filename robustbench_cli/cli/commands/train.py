@@ -52,7 +52,7 @@ __all__ = ["train"]
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     group="Model",
-    help="Train for about this time: chooses epochs, batch size and steps of the attack for this device.",
+    help="Train for about this time: chooses epochs, batch size, learning rate and steps of the attack for this device.",
 )
 @option(
     "--passes",

@@ -58,7 +58,7 @@ def test_epochs_come_before_steps(keep: Keep, seconds: float, steps: int, epochs
     assert choice.epochs * choice.epoch_fraction * IMAGES * (steps + 1) * 1e-3 == pytest.approx(seconds)
     assert kept.recipe["epoch_fraction"] == choice.epoch_fraction
     assert choice.passes_per_second == pytest.approx(1000)
-    assert (kept.recipe["epochs"], kept.recipe["batch_size"]) == (epochs, 64)
+    assert (kept.recipe["epochs"], kept.recipe["batch_size"], kept.recipe["lr"]) == (epochs, 32, 8e-3)
     eps = kept.defenses[0].parameters["eps"]
     size = {3: 0.5, 5: 0.4, 10: 0.25}[steps]
     assert kept.defenses[0].parameters["step_size"] == pytest.approx(size * eps)
@@ -69,9 +69,23 @@ def test_epochs_come_before_steps(keep: Keep, seconds: float, steps: int, epochs
 def test_what_the_user_gave_stays(keep: Keep) -> None:
     """The budget then chooses the number of epochs only."""
     kept, choice = keep(seconds=100, given=("pgd-at.steps", "train.batch_size"))
-    assert (choice.steps, choice.step_size, choice.batch_size) == (None, None, 128)
+    assert (choice.steps, choice.step_size, choice.batch_size, choice.lr) == (None, None, 128, None)
+    assert kept.recipe["lr"] == 4e-3
     assert choice.epochs * choice.epoch_fraction == pytest.approx(100 / (IMAGES * 11e-3))
     assert kept.defenses[0].changed == ()
+
+
+@pytest.mark.parametrize("given", ["train.lr", "train.optimizer", "train.schedule"])
+def test_a_learning_rate_belongs_to_an_optimizer_and_a_schedule(keep: Keep, given: str) -> None:
+    """If the user gives one of the three, the learning rate is the user's or the recipe's."""
+    kept, choice = keep(seconds=100, given=(given,))
+    assert (choice.batch_size, choice.lr, kept.recipe["lr"]) == (32, None, 4e-3)
+
+
+def test_a_budget_without_an_attack_in_training(cache: Callable[..., ModelCache], tmp_path: Path) -> None:
+    """The learning rate stays: only adversarial training was measured at another one."""
+    kept, choice = keep_to(Budget(passes=200), cache().training(), tmp_path / "a.safetensors", given=(), device=CPU)
+    assert (choice.batch_size, choice.lr, choice.steps, kept.recipe["lr"]) == (64, None, None, 4e-3)
 
 
 @pytest.mark.parametrize(("passes", "epochs"), [(1000, 8), (9 * IMAGES, 16)])
@@ -89,16 +103,17 @@ def test_the_batch_size_of_a_gpu(keep: Keep, measured: dict[str, Any]) -> None:
     """The smallest that is nearly as fast as the fastest; the largest leaves four batches."""
     for overhead, size in ((0.0, 64), (0.05, 128), (1.0, 256)):
         measured["overhead"] = overhead
-        assert keep(seconds=500 + overhead, device=torch.device("cuda"))[1].batch_size == size
+        _, choice = keep(seconds=500 + overhead, device=torch.device("cuda"))
+        assert (choice.batch_size, choice.lr) == (size, None)
 
 
 def test_a_budget_that_is_too_small(keep: Keep, tmp_path: Path) -> None:
     """The least that would be enough is named, and nothing is written."""
-    with pytest.raises(UserError, match=r"less than a step with 64 images here: give at least --seconds 0\.27"):
-        keep(seconds=0.25)
-    with pytest.raises(UserError, match="give at least --passes 256"):
-        keep(passes=255)
-    assert keep(passes=256)[1].epoch_fraction * IMAGES == pytest.approx(64)
+    with pytest.raises(UserError, match=r"less than a step with 32 images here: give at least --seconds 0\.13"):
+        keep(seconds=0.125)
+    with pytest.raises(UserError, match="give at least --passes 128"):
+        keep(passes=127)
+    assert keep(passes=128)[1].epoch_fraction * IMAGES == pytest.approx(32)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.budget.partial"]
 
 

@@ -229,13 +229,13 @@ def test_a_budget(advdef: Advdef, here: Path) -> None:
     first = advdef(*words)
     assert first.code == 0
     assert re.search(
-        r"--passes 12000: 3 epochs of 77% of the images, batches of 64, 3 steps of 0.075 \([\d,]+ passes a second\)\n",
+        r"--passes 12000: 3 epochs of 77% of the images, batches of 32, learning rate 0.008, 3 steps of 0.075 \([\d,]+ passes a second\)\n",
         first.err,
     )
     assert "pgd-at(steps=3,step_size=0.075) on digits" in first.out
     record = metadata(here / "a.safetensors")["training"]
-    assert (record["budget"]["passes"], record["budget"]["epochs"], record["budget"]["batch_size"]) == (12000, 3, 64)
-    assert (record["stages"][0]["recipe"]["epochs"], record["stages"][0]["recipe"]["batch_size"]) == (3, 64)
+    assert (record["budget"]["passes"], record["budget"]["epochs"], record["budget"]["batch_size"]) == (12000, 3, 32)
+    assert (record["stages"][0]["recipe"]["epochs"], record["stages"][0]["recipe"]["batch_size"]) == (3, 32)
     assert [path.name for path in here.iterdir() if path.name.startswith("a.")] == ["a.safetensors"]
     written = (here / "a.safetensors").read_bytes()
     again = advdef(*words)

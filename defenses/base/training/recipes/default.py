@@ -12,8 +12,8 @@ __all__ = ["Default"]
 class Default(NamedRecipe):
     """Quick on this machine: AdamW, one cycle of the learning rate, and the data set's usual number of epochs.
 
-    All other values are the defaults of the training and of the defense. ``--seconds`` chooses epochs, batch size and steps
-    of the attack for a budget.
+    All other values are the defaults of the training and of the defense. ``--seconds`` chooses epochs, batch size,
+    learning rate and steps of the attack for a budget.
     """
 
     paper: ClassVar[str] = (
