@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.store.leftovers import leftovers
 from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.cli.main import main
 
@@ -436,7 +437,7 @@ def killed(folder: Path, *, kills: int, processes: int, pause: float, chance: ra
         done += _disturbed(folder, store, processes=processes, kills=kills - done, pause=pause, chance=chance)
         rounds += 1
         cells += compare(Store(folder / store), Store(folder / "alone"))
-        left += len(Store(folder / store).leftovers(older_than=0))
+        left += len(leftovers(Store(folder / store), older_than=0))
     return Row(f"SIGKILL, {processes} processes", done, f"{left} files half-written, none read", cells)
 
 

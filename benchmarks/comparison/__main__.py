@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -41,6 +41,7 @@ from robustbench_cli.benchmarks.comparison.peers import (
     PGDBudget,
 )
 from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
+from robustbench_cli.benchmarks.comparison.stores import compare_stores
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
@@ -69,13 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage", "gallery"),
+        choices=(
+            *("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage", "gallery"),
+            "stores",
+        ),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
         "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; exact: minimal-norm and standard beside the exact "
         "distances of small networks; trained: adversarial training beside ART's; "
         "coverage: simulated evaluations, how often intervals, paired tests and early gates err; "
-        "gallery: what the checks and AutoAttack notice in broken defenses, and the false alarms on honest models",
+        "gallery: what the checks and AutoAttack notice in broken defenses, and the false alarms on honest models; "
+        "stores: the processor time and the memory of commands on large stores and suites",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
     parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
@@ -97,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=5, help="training epochs (5)")
     parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
     parser.add_argument("--simulations", type=int, default=1000, help="simulated evaluations for coverage (1000)")
+    parser.add_argument(
+        "--cells", nargs="+", type=int, default=[10_000, 50_000], help="results in the stores for stores (10000 50000)"
+    )
     _add_gallery(parser.add_argument_group("gallery"))
     return parser
 
@@ -141,12 +149,14 @@ def main() -> None:
     """Reads the command line and runs the comparison that it names."""
     parser = _parser()
     options = parser.parse_args()
-    if options.what == "coverage":
-        compare_coverage(images=options.images, simulations=options.simulations)
-        return
-    if options.what == "gallery":
+    without_models: dict[str, Callable[[], None]] = {
+        "coverage": lambda: compare_coverage(images=options.images, simulations=options.simulations),
+        "gallery": lambda: run_gallery(_gallery_run(options)),
+        "stores": lambda: compare_stores(cells=options.cells, turns=options.turns),
+    }
+    if options.what in without_models:
         try:
-            run_gallery(_gallery_run(options))
+            without_models[options.what]()
         except UserError as error:
             parser.error(one_line(error))
         return

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import (
     Failure,
-    Request,
     RequestedCell,
-    RequestedIds,
     Result,
     encoded,
     read_bytes,
     read_record,
     sha256,
 )
-from robustbench_cli.core.atomic_write import (
-    ensure_writable,
-    stale_temporary_files,
-    write_all_atomically,
-    write_atomically,
-)
+from robustbench_cli.benchmarks.store.requests import Requests
+from robustbench_cli.core.atomic_write import ensure_writable, write_all_atomically, write_atomically
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,9 +54,6 @@ AUDITS = "audits"
 
 _CELLS, _REQUESTS = "cells", "asked"
 
-_COPIED_AT_ONCE, _COPIED_BYTES = 64, 2**26
-"""How many results, and about how many bytes, are copied before the disk is waited for."""
-
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
 
@@ -80,30 +68,30 @@ class Store:
     A failure is a file of another name (``<id>.failed.json``), so a cell is done if and only if its ``.json`` exists. No
     file ever changes in place. The outcomes are written first, and the result names them by their hash. So a result always
     has its outcomes, also when a process is killed or two processes compute the same cell. Where one result replaces
-    another, the outcomes of the replaced one stay; :meth:`leftovers` lists them. Every file carries the sha256 of its
+    another, the outcomes of the replaced one stay; :func:`~.leftovers.leftovers` lists them. Every file carries the sha256 of its
     content, and a result is read only if its outcomes are intact too.
 
-    ``DIR/asked`` has one file per request, named by its hash, so that the missing cells of an interrupted command are
-    known.
-
-    Args:
+    Attributes:
         path: The folder; the first write makes it.
+        cells: ``DIR/cells``.
+        requests: The requests in ``DIR/asked``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._cells = path / _CELLS
-        self._requests = path / _REQUESTS
+        self.cells = path / _CELLS
+        self.requests = Requests(path / _REQUESTS)
 
     def result_file(self, cell_id: str) -> Path:
         """The file of a finished cell's result."""
-        return self._cells / f"{cell_id}.json"
+        return self.cells / f"{cell_id}.json"
 
     def _failure_file(self, cell_id: str) -> Path:
-        return self._cells / f"{cell_id}.failed.json"
+        return self.cells / f"{cell_id}.failed.json"
 
-    def _outcomes_file(self, result: Result) -> Path:
-        return self._cells / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz"
+    def outcomes_file(self, result: Result) -> Path:
+        """The file of the outcomes of a result."""
+        return self.cells / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz"
 
     def ensure_writable(self) -> None:
         """Fails now rather than after hours of computation.
@@ -111,7 +99,7 @@ class Store:
         Raises:
             UserError: The folder cannot be made or written.
         """
-        ensure_writable(self._cells)
+        ensure_writable(self.cells)
 
     def __contains__(self, cell: Cell) -> bool:
         # A damaged file counts too: its error must come before anything is computed.
@@ -140,15 +128,22 @@ class Store:
             UserError: The folder cannot be written.
         """
         if self.result_hash(result.cell.id) in {None, replacing}:
-            write_atomically(self._outcomes_file(result), outcomes)
+            write_atomically(self.outcomes_file(result), outcomes)
             write_atomically(self.result_file(result.cell.id), encoded(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
-    def _publish_all(self, batch: Sequence[tuple[Result, bytes]]) -> None:
-        """Stores results with their outcomes, all of cells without a result."""
-        outcomes = {self._outcomes_file(result).name: content for result, content in batch}
+    def publish_all(self, batch: Sequence[tuple[Result, bytes]]) -> None:
+        """Stores results, all of cells without a result, and waits for the disk once.
+
+        Args:
+            batch: Results with the files of their outcomes, as for :meth:`publish`.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        outcomes = {self.outcomes_file(result).name: content for result, content in batch}
         results = {self.result_file(result.cell.id).name: encoded(result) for result, _ in batch}
-        write_all_atomically(self._cells, outcomes | results)
+        write_all_atomically(self.cells, outcomes | results)
 
     def publish_failure(self, failure: Failure) -> None:
         """Stores that a cell failed; the next request runs the cell again.
@@ -158,18 +153,20 @@ class Store:
         """
         write_atomically(self._failure_file(failure.cell.id), encoded(failure))
 
+    def remove_replaced_failures(self) -> None:
+        """Removes the failures of cells that have a result."""
+        # One look at the folder takes less time than one removal per result.
+        for failed in self.cells.glob("*.failed.json"):
+            if self.result_file(failed.name.partition(".")[0]).exists():
+                failed.unlink(missing_ok=True)
+
     def request(self, cells: Iterable[RequestedCell]) -> None:
         """Stores which cells are requested, before the first of them is computed.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        by_id = {requested.cell.id: requested for requested in cells}
-        if by_id:
-            content = encoded(Request(ids=tuple(by_id), cells=tuple(by_id.values())), without_defaults=True)
-            path = self._requests / f"{sha256(content)[:20]}.json"
-            if not path.exists():
-                write_atomically(path, content)
+        self.requests.add(cells)
 
     def requested(self, *, damaged: Callable[[UserError], None] = raise_error) -> dict[str, RequestedCell]:
         """All cells that were ever requested, by identity, except forgotten ones.
@@ -180,7 +177,8 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
-        return {cell.cell.id: cell for _, request in self._all_requests(damaged) for cell in request.cells}
+        self.require_exists()
+        return {cell.cell.id: cell for _, request in self.requests.stored(damaged=damaged) for cell in request.cells}
 
     def missing(self, *, damaged: Callable[[UserError], None] = raise_error) -> dict[str, RequestedCell]:
         """The requested cells that have neither a result nor a failure, by identity.
@@ -192,7 +190,7 @@ class Store:
             UserError: The folder is no store.
         """
         stored = {path.name.partition(".")[0] for path in self._files("*.json")}
-        requests = self._all_requests(damaged, beyond=stored)
+        requests = self.requests.stored(damaged=damaged, beyond=stored)
         requested = {cell.cell.id: cell for _, request in requests for cell in request.cells}
         return {cell_id: cell for cell_id, cell in requested.items() if cell_id not in stored}
 
@@ -204,30 +202,7 @@ class Store:
         """
         for failure in self.failures(damaged=lambda _: None):
             self._failure_file(failure.cell.id).unlink(missing_ok=True)
-        missing = self.missing(damaged=lambda _: None)
-        for path, request in self._all_requests(lambda _: None):
-            remaining = [requested for requested in request.cells if requested.cell.id not in missing]
-            if len(remaining) < len(request.cells):
-                self.request(remaining)
-                path.unlink(missing_ok=True)
-
-    def _all_requests(
-        self, damaged: Callable[[UserError], None], *, beyond: set[str] | None = None
-    ) -> Iterator[tuple[Path, Request]]:
-        """The requests with their files; those of cells that are all in ``beyond``, by identity, may be left out."""
-        self._require_store()
-        for path in sorted(self._requests.glob("*.json")):
-            read = partial(read_record, path, name="request", hint=f"remove {path}, and repeat the command")
-            try:
-                if beyond and (ids := read(RequestedIds).ids) and beyond.issuperset(ids):
-                    continue
-                request = read(Request)
-            except UserError as error:
-                # Another process may just have removed it.
-                if path.exists():
-                    damaged(error)
-            else:
-                yield path, request
+        self.requests.remove(self.missing(damaged=lambda _: None))
 
     def result(self, cell_id: str) -> Result:
         """The result of a finished cell.
@@ -235,9 +210,17 @@ class Store:
         Raises:
             UserError: The file of the result or of its outcomes is missing or damaged, or is of another cell.
         """
-        result = _read_cell_record(self.result_file(cell_id), Result)
+        result = self.unverified_result(cell_id)
         self.outcomes_content(result)
         return result
+
+    def unverified_result(self, cell_id: str) -> Result:
+        """The result of a finished cell, whose outcomes may be missing or damaged.
+
+        Raises:
+            UserError: The file is missing or damaged, or is of another cell.
+        """
+        return _read_cell_record(self.result_file(cell_id), Result)
 
     def outcomes(self, cell_id: str) -> Outcomes:
         """The outcomes of every image of a finished cell.
@@ -245,7 +228,7 @@ class Store:
         Raises:
             UserError: The file is missing, damaged, or not the one that the result names.
         """
-        return self.outcomes_of(_read_cell_record(self.result_file(cell_id), Result))
+        return self.outcomes_of(self.unverified_result(cell_id))
 
     def outcomes_of(self, result: Result) -> Outcomes:
         """The outcomes of every image of a result that was read from this store.
@@ -270,7 +253,7 @@ class Store:
             return Outcomes.from_bytes(content)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._outcomes_file(result)} was stored by another version of advdef ({error}): "
+                f"{self.outcomes_file(result)} was stored by another version of advdef ({error}): "
                 f"{_repeat_hint(self.result_file(result.cell.id))}"
             ) from None
 
@@ -280,7 +263,7 @@ class Store:
         Raises:
             UserError: The file is missing or damaged.
         """
-        file = self._outcomes_file(result)
+        file = self.outcomes_file(result)
         try:
             content = read_bytes(file)
         except OSError as error:
@@ -358,96 +341,10 @@ class Store:
                 if failure.cell not in self:
                     yield failure
 
-    def merge(self, other: Store, *, damaged: Callable[[UserError], None] = raise_error) -> int:
-        """Copies from another store what is missing here: results with their outcomes, failures and requests.
-
-        Args:
-            other: It stays as it is.
-            damaged: As for :meth:`results`.
-
-        Returns:
-            The number of results that were copied.
-
-        Raises:
-            UserError: This store cannot be written, or the other folder is no store.
-        """
-        copied = 0
-        for path, _ in other._all_requests(damaged):
-            if not (copy := self._requests / path.name).exists():
-                write_atomically(copy, read_bytes(path))
-        batch: list[tuple[Result, bytes]] = []
-        for result, outcomes in other.with_outcomes_content(damaged=damaged):
-            if result.cell not in self:
-                batch.append((result, outcomes))
-                copied += 1
-            if len(batch) == _COPIED_AT_ONCE or sum(len(content) for _, content in batch) > _COPIED_BYTES:
-                self._publish_all(batch)
-                batch.clear()
-        self._publish_all(batch)
-        # One look at the folder takes less time than one removal per result.
-        for failed in self._cells.glob("*.failed.json"):
-            if self.result_file(failed.name.partition(".")[0]).exists():
-                failed.unlink(missing_ok=True)
-        for failure in other.failures(damaged=damaged):
-            if failure.cell not in self:
-                self.publish_failure(failure)
-        return copied
-
-    def leftovers(self, *, older_than: float, holder: Callable[[str], str | None] = lambda _: None) -> list[Path]:
-        """Files that no result needs: incomplete files of killed processes, outcomes without a result, old failures.
-
-        Args:
-            older_than: Seconds; another process may still be writing younger files.
-            holder: Which process holds a cell; the files of a held cell stay, however old they are.
-
-        Raises:
-            UserError: The folder is no store.
-        """
-        names = {path.name for path in self._files("*.json")}
-        unneeded = []
-        for path in sorted(self._cells.glob("*")):
-            cell_id = path.name.removeprefix(".").partition(".")[0]
-            # Another process may have renamed or removed the file since the folder was listed.
-            with suppress(FileNotFoundError):
-                is_old = time.time() - path.stat().st_mtime >= older_than
-                if not self._is_needed(path, cell_id, names) and is_old and holder(cell_id) is None:
-                    unneeded.append(path)
-        partial_results = sorted((self.path / PARTIAL_RESULTS).glob("*/*"))
-        unneeded += [path for path in partial_results if f"{path.parent.name}.json" in names]
-        for folder in (self._requests, *sorted((self.path / PARTIAL_RESULTS).glob("*"))):
-            temporary = stale_temporary_files(folder, older_than=older_than)
-            unneeded += [path for path in temporary if path not in unneeded]
-        return unneeded + self._contained_requests()
-
-    def _is_needed(self, path: Path, cell_id: str, names: set[str]) -> bool:
-        """Whether a file of the cells' folder is a result, its outcomes, or a failure that no result has replaced."""
-        is_done = f"{cell_id}.json" in names
-        if path.suffix == ".npz" and is_done:
-            try:
-                result = _read_cell_record(self.result_file(cell_id), Result)
-            except UserError:
-                # A result that cannot be read does not tell which outcomes are its own.
-                return True
-            return path == self._outcomes_file(result)
-        return path.name.endswith(".json") and not (is_done and path.name.endswith(".failed.json"))
-
-    def _contained_requests(self) -> list[Path]:
-        """The requests whose cells are all in another request, as for a part of a suite and the whole suite."""
-        requests = {
-            path: {requested.cell.id for requested in request.cells}
-            for path, request in self._all_requests(lambda _: None)
-        }
-        contained: list[Path] = []
-        for path, cells in sorted(requests.items(), key=lambda item: (len(item[1]), item[0])):
-            larger = [other for other in requests if other != path and other not in contained]
-            if any(cells <= requests[other] for other in larger):
-                contained.append(path)
-        return contained
-
     def _files(self, pattern: str) -> list[Path]:
-        self._require_store()
+        self.require_exists()
         # Paths take long to compare.
-        return sorted(self._cells.glob(pattern), key=str)
+        return sorted(self.cells.glob(pattern), key=str)
 
     @property
     def exists(self) -> bool:
@@ -455,7 +352,12 @@ class Store:
         kinds = (_CELLS, _REQUESTS, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING, AUDITS)
         return any((self.path / kind).is_dir() for kind in kinds)
 
-    def _require_store(self) -> None:
+    def require_exists(self) -> None:
+        """Refuses a folder that is no store.
+
+        Raises:
+            UserError: There is none.
+        """
         if not self.exists:
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
 

@@ -118,6 +118,7 @@ def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[s
 
 
 def _merge(folders: Sequence[Path]) -> None:
+    from robustbench_cli.benchmarks.store.merge import merge
     from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 
     if len(folders) < 2:
@@ -134,7 +135,7 @@ def _merge(folders: Sequence[Path]) -> None:
         copied = 0
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
-            copied += target.merge(store, damaged=collect)
+            copied += merge(target, store, damaged=collect)
             if (store.path / PARTIAL_RESULTS).is_dir():
                 from robustbench_cli.benchmarks.store.unfinished import merge_partial_results
 
@@ -148,20 +149,21 @@ def _merge(folders: Sequence[Path]) -> None:
 
 def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
     from robustbench_cli.benchmarks.store.leases import Leases
+    from robustbench_cli.benchmarks.store.leftovers import leftovers
     from robustbench_cli.benchmarks.store.store import Store
 
     for folder in folders:
         holder = Leases(folder).holder
-        leftovers = [
-            path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, holder=holder)
+        unneeded = [
+            path for store in _with_searches(folder) for path in leftovers(store, older_than=HOUR, holder=holder)
         ]
         for _, records in _other_records(folder):
-            leftovers += records.leftovers(folder, older_than=HOUR)
-        for path in leftovers:
+            unneeded += records.leftovers(folder, older_than=HOUR)
+        for path in unneeded:
             if not dry_run:
                 path.unlink(missing_ok=True)
             console.report(str(path))
-        console.note(f"{folder}: {len(leftovers)} files {'would be removed' if dry_run else 'removed'}")
+        console.note(f"{folder}: {len(unneeded)} files {'would be removed' if dry_run else 'removed'}")
         if unfinished:
             _forget(Store(folder), dry_run=dry_run)
 

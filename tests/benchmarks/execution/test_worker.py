@@ -36,6 +36,7 @@ from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import is_done, lease_name, rerun, work, work_if_free
 from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.benchmarks.store.leases import Leases
+from robustbench_cli.benchmarks.store.leftovers import leftovers
 from robustbench_cli.benchmarks.store.records import Failure, Result
 from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
@@ -460,7 +461,7 @@ def test_what_is_run_again_stays_until_the_new_result_is_whole(
         assert after.summary == before.summary  # type: ignore[union-attr]
         assert store.outcomes(after.cell.id)
     left = {path.name for path in (store.path / "cells").iterdir()} - {
-        path.name for path in store.leftovers(older_than=0)
+        path.name for path in leftovers(store, older_than=0)
     }
     assert len(left) == 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustbench_cli.benchmarks.store import store as store_module
-from robustbench_cli.benchmarks.store.records import Failure, RequestedCell
+from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError
 
@@ -111,7 +111,7 @@ def test_a_failure_is_kept_until_the_cell_is_done(tmp_path: Path, filled: Filled
 
 
 def test_what_another_process_removes_meanwhile_is_no_damage(tmp_path: Path, make_cell: MakeCell) -> None:
-    """A failure whose cell is finished while the others are read, and a half-written file that gets its name."""
+    """A failure whose cell is finished while the others are read."""
     store = Store(tmp_path)
     for seed in (0, 1):
         store.publish_failure(Failure(cell=make_cell(seed=seed), eps="8/255", error="out of memory"))
@@ -120,10 +120,6 @@ def test_what_another_process_removes_meanwhile_is_no_damage(tmp_path: Path, mak
     (other,) = {make_cell(seed=seed).id for seed in (0, 1)} - {first.cell.id}
     (tmp_path / "cells" / f"{other}.failed.json").unlink()
     assert list(reading) == []
-    halves = [tmp_path / "cells" / f".{name}.json.half" for name in "ab"]
-    for half in halves:
-        half.touch()
-    assert store.leftovers(older_than=0, holder=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -280,21 +276,3 @@ def test_a_result_is_plain_json(filled: Filled) -> None:
     assert content["cell"]["eps"] == result.cell.eps
     assert content["summary"]["robust_accuracy"] == 0.25
     assert "NaN" not in (store.path / "cells" / f"{result.cell.id}.json").read_text()
-
-
-def test_requests_of_finished_cells_are_not_read_whole(tmp_path: Path, filled: Filled, make_cell: MakeCell) -> None:
-    """The identities suffice there; a request without them, of an earlier version, is read all the same."""
-    store, result, _ = filled()
-    done = RequestedCell(cell=result.cell, eps="", checkpoint="")
-    open_cell = RequestedCell(cell=make_cell(seed=1), eps="", checkpoint="")
-    store.request([done])
-    assert store.missing() == {}
-    assert store.requested() == {result.cell.id: done}
-    store.request([done, open_cell])
-    assert store.missing() == {open_cell.cell.id: open_cell}
-    for path in (store.path / "asked").iterdir():
-        content = json.loads(path.read_text())
-        del content["sha256"], content["ids"]
-        body = json.dumps(content)[1:].encode()
-        path.write_bytes(b'{"sha256": "%s",\n%s' % (hashlib.sha256(body).hexdigest().encode(), body))
-    assert store.missing() == {open_cell.cell.id: open_cell}
