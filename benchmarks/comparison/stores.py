@@ -92,7 +92,7 @@ def usage(command: Sequence[str], *, turns: int = 1, before: Callable[[], object
     return min(runs, key=lambda run: run.seconds)
 
 
-def _advdef(*arguments: str | Path) -> list[str]:
+def _advdef(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, "-m", "robustbench_cli", *map(str, arguments)]
 
 

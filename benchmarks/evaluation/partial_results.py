@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -69,6 +70,11 @@ class BatchResult:
     seconds: float
 
 
+@cache
+def _version() -> str:
+    return json.dumps(versions(), sort_keys=True)
+
+
 class PartialResults:
     """The batch results of one evaluation, a file each: the sha256 of an ``.npz`` file, and the ``.npz`` file.
 
@@ -84,7 +90,6 @@ class PartialResults:
     def __init__(self, folder: Path, *, images: bool) -> None:
         self._folder = folder
         self._images = images
-        self._version = json.dumps(versions(), sort_keys=True)
 
     @property
     def batches(self) -> list[range]:
@@ -140,7 +145,7 @@ class PartialResults:
         np.savez_compressed(
             buffer,
             places=result.indices.numpy(),
-            said=np.array(json.dumps(record | {"version": self._version, "flags": sorted(result.flags)})),
+            said=np.array(json.dumps(record | {"version": _version(), "flags": sorted(result.flags)})),
             **arrays,
         )
         content = buffer.getvalue()
@@ -161,7 +166,7 @@ class PartialResults:
         try:
             file = np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False)
             record = json.loads(str(file["said"]))
-            same = record.pop("version") == self._version and np.array_equal(file["places"], indices.numpy())
+            same = record.pop("version") == _version() and np.array_equal(file["places"], indices.numpy())
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, BadZipFile):
             # The hash is right: another program wrote it.
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import secrets
@@ -112,7 +111,9 @@ class Leases:
 
     def _parts(self, name: str) -> list[Path]:
         """The files of the leases of parts."""
-        return sorted(self._folder.glob(f"{glob.escape(name)}{_PART}*"))
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.name.startswith(f"{name}{_PART}"))
 
     def _acquire(self, path: Path, content: bytes, *, name: str) -> bool:
         try:

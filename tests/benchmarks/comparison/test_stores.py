@@ -9,7 +9,7 @@ from robustbench_cli.benchmarks.comparison.stores import usage
 
 def test_the_usage_is_that_of_the_command() -> None:
     """Its processor time, not its sleep; and its memory, not the larger memory of this process."""
-    work = "import time\nblock = bytes(50_000_000)\ntime.sleep(0.5)\nwhile time.process_time() < 0.3: pass"
+    work = "import time\nblock = b'x' * 50_000_000\ntime.sleep(0.5)\nwhile time.process_time() < 0.3: pass"
     used = usage([sys.executable, "-S", "-c", work])
     assert 0.3 <= used.seconds < 0.7
     assert 50 <= used.memory < 100
@@ -17,5 +17,5 @@ def test_the_usage_is_that_of_the_command() -> None:
 
 def test_a_command_that_fails_is_named() -> None:
     """Its usage is no figure."""
-    with pytest.raises(RuntimeError, match=r"exit code 3: .*exit"):
-        usage([sys.executable, "-S", "-c", "exit(3)"])
+    with pytest.raises(RuntimeError, match=r"exit code 3: .*SystemExit"):
+        usage([sys.executable, "-S", "-c", "raise SystemExit(3)"])

@@ -235,7 +235,7 @@ def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pyt
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if spoil == "damaged" else b"")
     elif spoil == "another version":
-        monkeypatch.setattr(stored, "_version", "0")
+        monkeypatch.setattr(partial_results, "_version", lambda: "0")
     else:
         path.write_bytes((tmp_path / "pieces" / "0-8.piece").read_bytes())
     BATCHES.clear()
