@@ -69,6 +69,7 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("defensive-dropout", "dropout"),
     ("awp", "adversarial-weight-perturbation trades-awp at-awp"),
     ("mart", "misclassification-aware"),
+    ("soae-at", "soaes-at soae second-order-at second-order-adversarial-training hessian-free-at"),
     (
         "multi-norm-at",
         "msd multi-steepest-descent union union-at max-at avg-at multi-norm multiple-norms multi-robustness",

@@ -29,6 +29,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "fast-at": ("fast-at", {}),
     "free-at": ("free-at", {"replays": 3}),
     "interpolated-at": ("interpolated-at", {"steps": 2}),
+    "soae-at": ("soae-at", {}),
     "pgd-at in l2": ("pgd-at", {"norm": "l2", "eps": 0.7, "steps": 2}),
 }
 
