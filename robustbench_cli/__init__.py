@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
     from robustbench_cli.attacks.fmn import FMN as FMN
     from robustbench_cli.attacks.hopskipjump import HopSkipJump as HopSkipJump
+    from robustbench_cli.attacks.latent import Latent as Latent
     from robustbench_cli.attacks.malt import MALT as MALT
     from robustbench_cli.attacks.mi_fgsm import MIFGSM as MIFGSM
     from robustbench_cli.attacks.nes import NES as NES
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.interpolated_at import InterpolatedAT as InterpolatedAT
     from robustbench_cli.defenses.j_sigr import JSIGR as JSIGR
     from robustbench_cli.defenses.jpeg import JPEG as JPEG
+    from robustbench_cli.defenses.ladder import Ladder as Ladder
     from robustbench_cli.defenses.macer import MACER as MACER
     from robustbench_cli.defenses.mart import MART as MART
     from robustbench_cli.defenses.multi_norm_at import MultiNormAT as MultiNormAT

@@ -111,6 +111,8 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("fmn", "l0"): Floor(1.0, 44, 2, 41),
     ("hopskipjump", "l2"): Floor(1.7, 45, 2.5, 37),
     ("hopskipjump", "linf"): Floor(1.7, 36, 2.5, 28),
+    ("latent", "linf"): Floor(1.1, 48, 2, 43),
+    ("latent", "l2"): Floor(1.3, 44, 2.5, 47),
     ("malt", "linf"): Floor(1.02, 44, 1.5, 25),
     ("malt", "l2"): Floor(1.05, 48, 1.5, 23),
     ("malt", "l1"): Floor(1.3, 49, 2.5, 41),
