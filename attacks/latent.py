@@ -130,4 +130,5 @@ class _Pixels:
         return images.flatten(1)
 
     def images_of(self, latents: Tensor) -> Tensor:
-        return latents.unflatten(1, self.shape)
+        images: Tensor = latents.unflatten(1, self.shape)
+        return images
