@@ -79,10 +79,14 @@ class PGD(FixedRadiusAttack):
         return cross_entropy(logits, labels)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        best = BestIterates(source, images, labels, threat)
+        best = self.best_iterates(source, images, labels, threat)
         for rows, stream in best.restarts(self.restarts, random):
             self._restart(source, images[rows], labels[rows], threat.select(rows), stream, best)
         return best.images
+
+    def best_iterates(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> BestIterates:
+        """What chooses among the iterates: here the smallest expected margin; the arguments are those of :meth:`run`."""
+        return BestIterates(source, images, labels, threat)
 
     def _restart(
         self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random, best: BestIterates

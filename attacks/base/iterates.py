@@ -164,12 +164,9 @@ class BestIterates:
             return
         iterates, logits = zip(*self._waiting, strict=True)
         self._waiting.clear()
-        value = expected_margin(
+        value = self.distance_to_goal(
             torch.stack(logits, 1) if len(logits) > 1 else logits[0].unsqueeze(1),
             self._labels_of_rows.expand(len(logits), -1),
-            targeted=self._targeted,
-            exhaustive=self._exhaustive,
-            noise=self._noise,
         )
         if self._exhaustive:
             last = _BROKEN + self._offers
@@ -185,6 +182,18 @@ class BestIterates:
             points = torch.where(per_image(value < lowest, points), points, best)
             value = value.minimum(lowest)
         self._best = value, points
+
+    def distance_to_goal(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What the best iterate has least of; for exhaustive draws negative if and only if the image is broken.
+
+        Args:
+            logits: ``(D, S, n, K)``, of D draws at S offers.
+            labels: ``(S, n)``.
+
+        Returns:
+            ``(S, n)``, here the expected margin.
+        """
+        return expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive, noise=self._noise)
 
     def _merge(self) -> None:
         """Replaces the best iterates of the images by those of the run where these are better."""

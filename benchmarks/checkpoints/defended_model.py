@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.parameters.class_costs import ClassCosts
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.checkpoints.checkpoint import (
     CheckpointInfo,
@@ -26,6 +27,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.models import registry as models
@@ -44,6 +46,7 @@ __all__ = [
     "CheckedMethod",
     "DefendedModel",
     "change_decision_rule",
+    "for_classes",
     "for_radius",
     "load_defended_model",
     "load_surrogates",
@@ -414,6 +417,26 @@ def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
     defenses.load(spec.name).from_parameters(parameters, name=spec.name)
     changed = tuple(key for key in spec.changed if key not in usual or parameters[key] != usual[key])
     return spec.model_copy(update={"parameters": parameters, "changed": changed})
+
+
+def for_classes(spec: MethodSpec, registry: Registry, data: Dataset) -> MethodSpec:
+    """An attack or a defense whose protected classes have numbers, whether the user gave numbers or names.
+
+    Args:
+        spec: The method.
+        registry: The registry of its kind.
+        data: The data set whose classes they are.
+
+    Raises:
+        UserError: The data set has no such class.
+    """
+    kind = registry.load(spec.name)
+    if not issubclass(kind, ClassCosts):
+        return spec
+    classes = None if data.classes_inferred else data.classes
+    method = kind.from_parameters({**spec.parameters}, name=spec.name)
+    numbered = method.for_classes(classes, data.class_names, name=spec.name)
+    return spec.model_copy(update={"parameters": {**spec.parameters, "protected": [*numbered.protected]}})
 
 
 def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:

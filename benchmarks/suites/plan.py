@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
+from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import metadata_of, read_info
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
+from robustbench_cli.benchmarks.checkpoints.defended_model import (
+    DefendedModel,
+    for_classes,
+    method_spec,
+    open_defended_model,
+)
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.corruptions.base.examples import source_examples
 from robustbench_cli.benchmarks.datasets import DEFAULT_N
@@ -327,7 +333,7 @@ def _suites(
     dataset, data = named_data
     for n, norm, options in itertools.product(config.n or (DEFAULT_N,), norms, config.grid_options()):
         for group, choices in groups:
-            supported = _supporting(config, group, choices, norm)
+            supported = [_for_classes(choice, data) for choice in _supporting(config, group, choices, norm)]
             for corruption in _corruptions(group, data) if supported else ():
                 yield Suite(
                     dataset=dataset,
@@ -342,6 +348,10 @@ def _suites(
                     accounting=group.accounting,
                     selection=selection,
                 )
+
+
+def _for_classes(choice: AttackChoice, data: Dataset) -> AttackChoice:
+    return replace(choice, spec=for_classes(choice.spec, attacks, data))
 
 
 def _corruptions(group: AttackGroup, data: Dataset) -> list[MethodSpec | None]:

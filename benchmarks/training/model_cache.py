@@ -19,6 +19,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info, require
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
     change_decision_rule,
+    for_classes,
     for_radius,
     measured_defended_model,
     open_defended_model,
@@ -106,7 +107,7 @@ class ModelCache:
         base: DefendedModel | None = None,
         defenses: tuple[MethodSpec, ...] = (),
     ) -> Training:
-        """The training of a defended model; parameters that follow the data set's usual radius get their values.
+        """The training of a defended model; parameters that follow the data set's usual radius or classes get their values.
 
         Args:
             model: As the user named it; the base's, or the data set's usual one, where not given.
@@ -123,7 +124,9 @@ class ModelCache:
         """
         data = self.data
         radius = parse_eps(data.eps).value
-        specs = tuple(for_radius(spec, radius) for spec in defenses if spec.name != "none")
+        specs = tuple(
+            for_classes(for_radius(spec, radius), defense_registry, data) for spec in defenses if spec.name != "none"
+        )
         if base is not None and not specs:
             raise UserError(f"nothing to train: name a --defense to put around {base.path}")
         if base is not None and not (base.shape == data.shape and data.allows_classes(base.classes)):

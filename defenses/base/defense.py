@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,19 @@ class Defense(UsualRadiusDefaults, ABC):
     def takes_mixed_labels(self) -> bool:
         """Whether :meth:`fit` can learn from probabilities ``(B, K)`` as labels, which augmentations such as cutmix give."""
         return True
+
+    def for_classes(self, classes: int | None, names: Sequence[str] | None, *, name: str) -> Self:
+        """The defense for the classes of some data; a defense with parameters that name classes looks them up here.
+
+        Args:
+            classes: K; ``None`` if it is unknown.
+            names: The names of the classes, in order; ``None`` if the data have none.
+            name: How the user called the defense, for the messages.
+
+        Raises:
+            UserError: A parameter names a class that does not exist.
+        """
+        return self
 
     def require_labels(self, recipe: Recipe, *, name: str) -> None:
         """Checks that the defense can learn from the labels of a recipe.
@@ -194,6 +207,7 @@ def defend(
     with frozen(copied), trainer.seeded("probe"):
         classes = checked_logits(copied, example).shape[1]
     _require_classes(classes, data, more)
+    defense = defense.for_classes(classes, getattr(data, "class_names", None), name=type(defense).__name__)
     with trainer.seeded("weights"):
         protected = protected_by(defense, copied, example)
     if defense.needs_fit:

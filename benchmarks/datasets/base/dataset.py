@@ -139,6 +139,7 @@ class Dataset(ABC):
             self._check(split, where=f"the {name} split of {self.name}")
             split.usual_eps = parse_eps(self.eps).value
             split.usual_augmentations = self.augmentations
+            split.class_names = self.class_names
             self._splits[name] = split
         return self._splits[name]
 

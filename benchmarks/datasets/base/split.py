@@ -41,11 +41,13 @@ class Split(ABC):
         usual_eps: The usual radius in linf of its data set, from which radius-dependent parameters of defenses follow;
             ``None`` if it is unknown.
         usual_augmentations: The usual augmentations of its data set's training images.
+        class_names: The names of its data set's classes, in order; ``None`` if they are unknown.
         left_out: What a user should know of examples that cannot be read and are left out; empty if there are none.
     """
 
     usual_eps: float | None = None
     usual_augmentations: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
     left_out: str = ""
 
     def __init__(self, labels: Tensor) -> None:
