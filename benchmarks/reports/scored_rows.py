@@ -1,4 +1,4 @@
-"""Reads the draws behind the rows of the table, for comparisons, protocols of randomized models and unions of norms."""
+"""Reads the draws behind the rows of the table, for comparisons, protocols of randomized models, unions of norms and classes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ class ScoredRow:
         clean_vote: ``(N,)``, whether the vote of all draws on the clean image is right.
         robust_vote: ``(N,)``, the same for the worst candidate.
         survival: ``(N,)``, how well the worst candidate is classified on other draws, which select; see :class:`~.outcomes.Outcomes`.
+        labels: ``(N,)``, the classes.
+        clean_answers: ``(R, N)``, the answers to the clean images.
+        robust_answers: ``(R, N)``, the answers to the worst candidates.
     """
 
     row: Mapping[str, Any]
@@ -45,6 +48,9 @@ class ScoredRow:
     clean_vote: NDArray[np.bool_]
     robust_vote: NDArray[np.bool_]
     survival: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    clean_answers: NDArray[np.int64]
+    robust_answers: NDArray[np.int64]
 
 
 def scored_rows(
@@ -100,4 +106,7 @@ def _scored_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcome
         clean_vote=most_votes(outcomes.clean, labels),
         robust_vote=most_votes(worst, labels),
         survival=outcomes.least_survival,
+        labels=labels,
+        clean_answers=outcomes.clean,
+        robust_answers=worst,
     )

@@ -33,7 +33,7 @@ def show_scored(
     """Prints a table from the draws of rows in a format, and writes it to files.
 
     Args:
-        option: ``--compare``, ``--protocols`` or ``--union``.
+        option: ``--compare``, ``--protocols``, ``--union`` or ``--by-class``.
         compared: What ``--compare`` asks for; ``None`` for the others.
         table: The rows that the user selects.
         results: The stored results.
@@ -45,6 +45,7 @@ def show_scored(
         UserError: It fits no rows that can be compared, no row has several draws, no model has several norms, or the format is for
             other tables.
     """
+    from robustbench_cli.benchmarks.reports.class_rows import classes_table, readable_classes
     from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, readable_comparisons
     from robustbench_cli.benchmarks.reports.norm_rows import norms_table, readable_norms
     from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
@@ -57,6 +58,9 @@ def show_scored(
     elif option == "--protocols":
         shown = protocols_table(scored)
         drawn = readable_protocols(shown)
+    elif option == "--by-class":
+        shown = classes_table(scored)
+        drawn = readable_classes(shown)
     else:
         shown = norms_table(scored)
         drawn = readable_norms(shown)

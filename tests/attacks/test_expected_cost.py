@@ -63,12 +63,10 @@ def test_costs_that_are_all_alike_give_pgd() -> None:
     ours = ExpectedCost(protected=[1])(model, images, labels, eps=0.05)
     torch.testing.assert_close(ours, PGD()(model, images, labels, eps=0.05))
     towards = {"eps": 0.05, "targeted": True}
-    assert torch.equal(
-        ExpectedCost(**COSTS)(model, images, labels, **towards), PGD()(model, images, labels, **towards)
-    )
+    assert torch.equal(ExpectedCost(**COSTS)(model, images, labels, **towards), PGD()(model, images, labels, **towards))
 
 
 def test_a_class_that_the_model_lacks_is_one_line() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
-    with pytest.raises(UserError, match="ExpectedCost.protected has the class 5, which does not exist"):
+    with pytest.raises(UserError, match=r"ExpectedCost\.protected has the class 5, which does not exist"):
         ExpectedCost(protected=[5])(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1)

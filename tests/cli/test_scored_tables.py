@@ -91,6 +91,23 @@ def test_a_model_in_several_norms(advdef: Advdef, store: Path) -> None:
     assert "| none | 100.0 [98,100] | 20.0 [" in advdef("report", "runs", "--union", "--format", "markdown").out
 
 
+def test_recall_and_precision_by_class(advdef: Advdef, store: Path) -> None:
+    """All images are of one class: its recall is the accuracy, and no other class has images."""
+    found = rows(advdef("report", "runs", "--by-class", "--format", "csv").out)
+    assert [(row["defense"], row["class"], row["images"]) for row in found] == [
+        ("none", "0", "200"),
+        ("hrs", "0", "200"),
+        ("jpeg", "0", "200"),
+    ]
+    accuracies = rows(advdef("report", "runs", "--format", "csv").out)
+    for entry, row in zip(found, accuracies, strict=True):
+        for end in ("", "_low", "_high"):
+            assert float(entry[f"robust_recall{end}"]) == pytest.approx(float(row[f"robust_accuracy{end}"]))
+    shown = advdef("report", "runs", "--by-class", "--where", "defense=jpeg").out
+    assert "40.0 [33,47]" in shown
+    assert "1 60.0" in shown
+
+
 def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
     ended = advdef("report", "runs", "--compare", "defense", "--fail-under", "robust_accuracy=0.3")
     assert ended.code == 1
@@ -100,7 +117,7 @@ def test_gates_judge_the_rows_all_the_same(advdef: Advdef, store: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--compare", "defense", "--protocols"), "--leaderboard, --compare, --protocols and --union each take"),
+        (("--compare", "defense", "--protocols"), "--leaderboard, --compare, --protocols, --union and --by-class each"),
         (("--compare", "defence"), "--compare 'defence': did you mean 'defense'?"),
         (
             ("--compare", "defense=none", "--with", "defense=rse"),

@@ -31,6 +31,7 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     Field,
     Table,
     all_rows,
+    class_table,
     cost_table,
     curve_table,
     findings_table,
@@ -42,7 +43,14 @@ from robustbench_cli.benchmarks.reports.html.tables import (
     trade_off_table,
 )
 from robustbench_cli.benchmarks.reports.html.template import rendered
-from robustbench_cli.benchmarks.reports.html.worst_case import Strips, cells_of, groups_in_table, strips, worst_cases
+from robustbench_cli.benchmarks.reports.html.worst_case import (
+    Strips,
+    WorstCase,
+    cells_of,
+    groups_in_table,
+    strips,
+    worst_cases,
+)
 from robustbench_cli.benchmarks.reports.legend import quick_look
 from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import records
@@ -281,7 +289,28 @@ class _Page:
     @cached_property
     def worst_cases(self) -> list[Strips]:
         """The strips of each model and threat."""
-        return [strips(case, self._titles) for case in worst_cases(self.content)]
+        return [strips(case, self._titles) for case in self._worst_cases]
+
+    @cached_property
+    def _worst_cases(self) -> list[WorstCase]:
+        return [*worst_cases(self.content)]
+
+    @cached_property
+    def classes(self) -> list[Table]:
+        """The recall and the precision of each class in the worst cases; empty without any."""
+        recalls, precisions = [], []
+        for case in self._worst_cases:
+            title = case.title(self._titles)
+            recalls.append((title, {entry.label: entry.recall[0] for entry in case.classes}))
+            precisions.append(
+                (title, {entry.label: entry.precision[0] if entry.precision else None for entry in case.classes})
+            )
+        if not recalls:
+            return []
+        return [
+            class_table("Robust recall of each class in %", recalls),
+            class_table("Robust precision of each class in %", precisions),
+        ]
 
     @cached_property
     def findings(self) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "Table",
     "accuracy",
     "all_rows",
+    "class_table",
     "cost_table",
     "curve_table",
     "findings_table",
@@ -132,6 +133,29 @@ def success_table(caption: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> T
 def _shaded(share: float | None) -> Field:
     field = percent(share)
     return field if share is None else Field(field.text, share, f"num q{round(10 * share)}")
+
+
+_MOST_CLASSES = 20
+"""The most classes that a table has."""
+
+
+def class_table(caption: str, rows: Sequence[tuple[str, Mapping[int, float | None]]]) -> Table:
+    """A matrix of models and classes, with shares shaded; of many classes those with the smallest mean share.
+
+    Args:
+        caption: What it shows.
+        rows: The share of each class, each row with its title.
+    """
+    labels = sorted({label for _, shares in rows for label in shares})
+    if len(labels) > _MOST_CLASSES:
+        sums = {label: sum(shares.get(label) or 0 for _, shares in rows) for label in labels}
+        labels = sorted(sorted(labels, key=sums.__getitem__)[:_MOST_CLASSES])
+        caption = f"{caption}; the {_MOST_CLASSES} classes with the smallest mean"
+    return Table(
+        caption=caption,
+        headers=[("model", False), *((str(label), True) for label in labels)],
+        rows=[[Field(shortened(title)), *(_shaded(shares.get(label)) for label in labels)] for title, shares in rows],
+    )
 
 
 def picture(drawing: Markup, value: float) -> Field:

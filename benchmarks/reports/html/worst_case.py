@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.evaluation.statistics.classes import ClassFigures, class_figures
 from robustbench_cli.benchmarks.reports.columns import RowSource
 from robustbench_cli.benchmarks.reports.html import pictures
 from robustbench_cli.benchmarks.reports.html.content import PageContent
@@ -51,6 +52,7 @@ class WorstCase:
         chosen: ``(N,)`` the number of the attack that decides each image that is wrong in any draw in the worst case, and
             -1 for the others. Images that few attacks break come last.
         wrong: ``(N,)`` the share of draws in which each image is wrong in the worst case.
+        classes: The recall and the precision of each class in the worst case.
     """
 
     cells: tuple[str, ...]
@@ -58,6 +60,15 @@ class WorstCase:
     attacks: Sequence[BrokenImages]
     chosen: Integers
     wrong: Floats
+    classes: Sequence[ClassFigures]
+
+    def title(self, titles: dict[str, str]) -> str:
+        """The model and the threat.
+
+        Args:
+            titles: The title of each row of the table, by its cell.
+        """
+        return next((titles[cell] for cell in self.cells if cell in titles), shortened(self.result.cell.defense))
 
     @property
     def broken(self) -> int:
@@ -107,6 +118,7 @@ def worst_cases(content: PageContent) -> Iterator[WorstCase]:
 
 def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
     wrong = 1 - attacks.right_shares
+    decisive = attacks.worst_attack(nearest=results[0].cell.eps is None)
     # As the worst case chooses: by the draws that do not score, and at any distance by the distance.
     by_distance = results[0].cell.eps is None
     chosen = (attacks.nearest_success() if by_distance else attacks.least_survival).argmin(axis=0)
@@ -129,6 +141,7 @@ def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
         ],
         chosen=np.where(worst > 0, chosen, -1)[order],
         wrong=worst[order],
+        classes=[*class_figures(decisive.labels, decisive.worst(), shared=bool(decisive.draws_shared))],
     )
 
 
@@ -173,10 +186,9 @@ def strips(case: WorstCase, titles: dict[str, str]) -> Strips:
         rows.append(
             (f"w{color}", name, pictures.share_strip(attack.broken), alternative, count, attack.only, attack.strongest)
         )
-    title = next((titles[cell] for cell in case.cells if cell in titles), shortened(case.result.cell.defense))
     won = ", ".join(f"{name} on {strongest}" for _, name, _, _, _, _, strongest in rows)
     return Strips(
-        title=title,
+        title=case.title(titles),
         images=images,
         broken=case.broken,
         expected=case.expected,

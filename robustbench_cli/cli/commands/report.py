@@ -103,6 +103,13 @@ Damaged = Callable[[UserError], None]
     "attacks, each at its radius), in place of the table.",
 )
 @option(
+    "--by-class",
+    "by_class",
+    is_flag=True,
+    group="Rows",
+    help="Show the recall and the precision of each class, clean and under attack, in place of the table.",
+)
+@option(
     "--corruption-baseline",
     metavar="alexnet|FILE.csv",
     group="Rows",
@@ -145,6 +152,7 @@ def report(
     other_row: str | None,
     by_protocol: bool,
     by_norm: bool,
+    by_class: bool,
     corruption_baseline: str | None,
     images: Path | None,
     suite: str | None,
@@ -164,7 +172,13 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
-    others = {"--leaderboard": leaderboard, "--compare": compare, "--protocols": by_protocol, "--union": by_norm}
+    others = {
+        "--leaderboard": leaderboard,
+        "--compare": compare,
+        "--protocols": by_protocol,
+        "--union": by_norm,
+        "--by-class": by_class,
+    }
     other = _only([name for name, value in others.items() if value])
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
@@ -538,7 +552,7 @@ def _only(options: Sequence[str]) -> str | None:
     """
     if len(options) > 1:
         raise UserError(
-            "--leaderboard, --compare, --protocols and --union each take the place of the table: give one of them"
+            "--leaderboard, --compare, --protocols, --union and --by-class each take the place of the table: give one of them"
         )
     return options[0] if options else None
 

@@ -36,6 +36,9 @@ def scored(make_cell: MakeCell) -> Any:
             clean_vote=clean.all(axis=0),
             robust_vote=robust.all(axis=0),
             survival=share,
+            labels=np.zeros(IMAGES, dtype=np.int64),
+            clean_answers=(~clean).astype(np.int64),
+            robust_answers=(~robust).astype(np.int64),
         )
 
     return make

@@ -18,7 +18,9 @@ def scored_row(right: Any, **row: Any) -> ScoredRow:
     names = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "seed", "cell")
     usual = dict.fromkeys(names, "x") | {"repeats": len(right)}
     of_draws = {"clean": draws, "robust": draws, "clean_vote": votes, "robust_vote": votes}
-    return ScoredRow(row=usual | row, cells=[], **of_draws, survival=right.mean(axis=0))
+    answers = np.zeros_like(right, dtype=np.int64)
+    of_classes = {"labels": answers[0], "clean_answers": answers, "robust_answers": answers}
+    return ScoredRow(row=usual | row, cells=[], **of_draws, **of_classes, survival=right.mean(axis=0))
 
 
 def test_each_randomized_row_is_a_group() -> None:

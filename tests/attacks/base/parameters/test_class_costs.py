@@ -47,5 +47,5 @@ def test_a_class_that_does_not_exist_is_one_line(
 
 
 def test_a_name_that_nobody_looked_up_is_no_class() -> None:
-    with pytest.raises(UserError, match="ClassCosts.protected has the class 'cat', and the data name no classes"):
+    with pytest.raises(UserError, match=r"ClassCosts\.protected has the class 'cat', and the data name no classes"):
         ClassCosts(protected=["cat"]).costs(torch.arange(3), 3)

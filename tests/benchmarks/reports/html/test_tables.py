@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_cli.benchmarks.reports.formats import as_text
-from robustbench_cli.benchmarks.reports.html.tables import all_rows, number, percent, success_table
+from robustbench_cli.benchmarks.reports.html.tables import all_rows, class_table, number, percent, success_table
 from robustbench_cli.benchmarks.reports.readable import records
 
 from .conftest import MakeContent
@@ -46,3 +46,13 @@ def test_a_matrix_is_shaded_by_its_shares() -> None:
     assert made.headers == [("model", False), ("pgd", True), ("cw", True)]
     assert [[field.kind for field in row] for row in made.rows] == [["", "num q10", "num q0"], ["", "num", "num q5"]]
     assert made.rows[1][1].text == "-"
+
+
+def test_of_many_classes_the_weakest_are_shown() -> None:
+    """Up to 20 are all there, in order."""
+    few = class_table("recall", [("a", {1: 0.5, 0: 0.25}), ("b", {0: 1.0, 1: None})])
+    assert [name for name, _ in few.headers] == ["model", "0", "1"]
+    assert [field.text for field in few.rows[1]] == ["b", "100.0", "-"]
+    many = class_table("recall", [("a", {number: number / 30 for number in range(30, -1, -1)})])
+    assert [name for name, _ in many.headers[1:]] == [str(number) for number in range(20)]
+    assert many.caption == "recall; the 20 classes with the smallest mean"

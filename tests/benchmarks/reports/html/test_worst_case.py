@@ -60,6 +60,8 @@ def test_the_worst_case_is_that_of_the_table(content: PageContent) -> None:
     broken = np.stack([attack.broken for attack in near.attacks]).max(axis=0)
     (worst,) = content.table.loc[content.table["attack"] == "worst-case", "robust_accuracy"]
     assert 1 - broken.mean() == pytest.approx(worst)
+    recalls = [entry.recall[0] * entry.images for entry in near.classes]
+    assert sum(recalls) / 4 == pytest.approx(worst)
 
 
 def test_only_groups_of_shown_rows_count(content: PageContent) -> None:
