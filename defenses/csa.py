@@ -31,9 +31,11 @@ class CSA(ClassCosts, AdversarialTraining):
 
     In the style of the paper: its text was not at hand, only its abstract. The two losses are our choices that fit it.
 
-    What to expect: most of the gain in robust recall is paid for in precision. The network answers with a protected class more
-    often, also for attacked images of other classes. ``advdef report --by-class`` shows both, and the attack
-    ``expected-cost`` with ``false_alarm`` above 1 shows what is left of the precision. ``docs/systems.md`` has figures.
+    The network answers with a protected class more often, also for images of other classes. On digits the recall of a
+    protected class under PGD rises from 28 to 67 %. The accuracy over all classes falls by 3 points under PGD and by 5 without
+    an attack, where the precision of the class falls from 92 to 69 %. The min-max regularizer gives no robustness.
+    ``advdef report --by-class`` shows recall and precision, and ``docs/systems.md`` has the figures. The attack
+    ``expected-cost`` with ``false_alarm`` above 1 shows what is left of the precision.
     """
 
     paper: ClassVar[str] = (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.ddn import DDN as DDN
     from robustbench_cli.attacks.deepfool import DeepFool as DeepFool
     from robustbench_cli.attacks.di_fgsm import DIFGSM as DIFGSM
+    from robustbench_cli.attacks.expected_cost import ExpectedCost as ExpectedCost
     from robustbench_cli.attacks.fab import FAB as FAB
     from robustbench_cli.attacks.fab_t import FABT as FABT
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.awp import AWP as AWP
     from robustbench_cli.defenses.base.defense import Defense as Defense
     from robustbench_cli.defenses.base.defense import defend as defend
+    from robustbench_cli.defenses.csa import CSA as CSA
     from robustbench_cli.defenses.defensive_distillation import DefensiveDistillation as DefensiveDistillation
     from robustbench_cli.defenses.defensive_dropout import DefensiveDropout as DefensiveDropout
     from robustbench_cli.defenses.fast_at import FastAT as FastAT
