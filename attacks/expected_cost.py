@@ -18,6 +18,9 @@ from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["ExpectedCost"]
 
+_TIE = 1e-10
+"""The weight of the loss in the choice among iterates: less than the smallest ratio of two costs, over a thousand draws."""
+
 
 def _slope(method: ClassCosts, logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
     logits = logits.float()
@@ -82,8 +85,8 @@ class _CostliestIterates(BestIterates):
         fooled = margin(logits, labels.expand(logits.shape[:-1])) < -rounding(logits, self._noise)
         answers = logits.argmax(-1, keepdim=True)
         paid = costs.expand_as(logits).gather(-1, answers).squeeze(-1) * fooled
-        lacking = (1 - paid / costs.amax(-1)).double().mean(0)
+        lacking = (1 - paid.double() / costs.amax(-1)).mean(0)
         logarithm = (logits + costs.log()).logsumexp(-1) - logits.logsumexp(-1)
-        # In [0, 1]: it decides between equal costs alone.
+        # In [0, 1], with a weight far below the ratio of two costs: it decides between equal costs alone.
         tie = (1 - bounded(logarithm.double(), 1).mean(0)) / 2
-        return torch.where(lacking == 0, tie - 2, lacking + 1e-3 * tie).nan_to_num(torch.inf)
+        return torch.where(lacking == 0, tie - 2, lacking + _TIE * tie).nan_to_num(torch.inf)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.losses import slope_and_value
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.expected_cost import ExpectedCost
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
@@ -54,6 +56,22 @@ def test_it_finds_the_costliest_error_of_a_grid() -> None:
         paid = costs.gather(1, model(method(model, images, labels, eps=0.2)).argmax(1, keepdim=True)).squeeze(1)
         everywhere = costs[:, model(images[0] + grid).argmax(1)].amax(1)
         assert (paid >= everywhere).double().mean() >= 0.95
+
+
+@pytest.mark.parametrize("false_alarm", [1e6, 1e-6])
+def test_a_cheap_error_is_better_than_none(false_alarm: float) -> None:
+    """Also beside an iterate without an error whose expected cost is larger."""
+    method = ExpectedCost(protected=[0], false_alarm=false_alarm)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3))
+    cheap = 2 if false_alarm > 1 else 0
+    logits = torch.zeros(1, 2, 1, 3)
+    logits[0, 0, 0, cheap] = 9
+    logits[0, 1, 0] = torch.tensor([0.9, 1.0, 0.9])
+    threat = Threat(norm="linf", eps=torch.full((1,), 0.1))
+    label = torch.tensor([1])
+    best = method.best_iterates(EOT(model), torch.rand(1, 1, 1, 1), label, threat)
+    error, none = best.distance_to_goal(logits, label.expand(2, 1))
+    assert error < none
 
 
 def test_costs_that_are_all_alike_give_pgd() -> None:

@@ -16,8 +16,11 @@ __all__ = ["ClassCosts"]
 
 
 def _as_list(value: Any) -> Any:
-    """A single class as a list of one."""
-    return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
+    """A single class as a list of one. Truth values would pass for the classes 0 and 1."""
+    values = [value] if isinstance(value, str | int) else value
+    if isinstance(values, list | tuple) and any(isinstance(entry, bool) for entry in values):
+        raise ValueError("give names or numbers of classes")
+    return values
 
 
 class ClassCosts(Settings):
@@ -30,8 +33,8 @@ class ClassCosts(Settings):
     protected: Annotated[tuple[int | str, ...], BeforeValidator(_as_list)] = Field(
         (), description="protected classes, by name or number; none by default, and every error costs 1 then"
     )
-    cost: float = Field(10, gt=0, description="cost of taking a protected class for another one")
-    false_alarm: float = Field(1, gt=0, description="cost of taking another class for a protected one")
+    cost: float = Field(10, ge=1e-6, le=1e6, description="cost of taking a protected class for another one")
+    false_alarm: float = Field(1, ge=1e-6, le=1e6, description="cost of taking another class for a protected one")
 
     def for_classes(self, classes: int | None, names: Sequence[str] | None, *, name: str) -> Self:
         """The method with the numbers of the protected classes in the place of their names.

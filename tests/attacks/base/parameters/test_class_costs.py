@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,6 +46,21 @@ def test_a_class_that_does_not_exist_is_one_line(
         ClassCosts(protected=protected).for_classes(3, names, name="csa")
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("protected", [True], r"^csa\.protected is \[True\]: give names or numbers of classes$"),
+        ("protected", False, r"^csa\.protected is False: give names or numbers of classes$"),
+        ("cost", 1e39, r"^csa\.cost is 1e\+39: input should be less than or equal to 1000000$"),
+        ("false_alarm", 1e-60, r"^csa\.false_alarm is 1e-60: input should be greater than or equal to 0.000001$"),
+    ],
+)
+def test_what_is_no_class_and_no_cost(key: str, value: Any, line: str) -> None:
+    """A truth value is not the class 1, and a cost that float32 takes for 0 would make an error free."""
+    with pytest.raises(UserError, match=line):
+        ClassCosts.from_parameters({key: value}, name="csa")
 
 
 def test_a_name_that_nobody_looked_up_is_no_class() -> None:
