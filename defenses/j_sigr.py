@@ -68,7 +68,8 @@ class JSIGR(Defense):
         """
         leaf = images.detach().clone().requires_grad_()
         with twice_differentiable():
-            logits = network(leaf)
+            # A network may write into its input.
+            logits = network(leaf.clone())
         loss = label_loss(logits, labels)
         penalty = self.jacobian_weight * squared_jacobian_norm(logits, leaf, self.projections)
         if self.gradient_weight:
@@ -126,7 +127,7 @@ def patch_saliency(network: nn.Module, images: Tensor, grid: int) -> Tensor:
     patches = rows[:, None] * grid + columns
     saliency = images.new_zeros(len(images), height, width)
     with frozen(network):
-        probabilities = network(images).float().softmax(1)
+        probabilities = network(images.clone()).float().softmax(1)
         for patch in patches.unique():
             changed = network(torch.where(patches == patch, blurred, images)).float().softmax(1)
             score = (changed - probabilities).square().sum(1) / 2

@@ -14,7 +14,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, last_linear
+from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, decoder_numbers, last_linear
 from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_numbers
 from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -25,7 +25,7 @@ _EXAMPLES = 100
 """The number of training images of each class that the support vector machines learn from."""
 
 _MOST_NUMBERS = 2**28
-"""The most numbers in the decoder's first layer, and in all support vector machines: 1 GiB in float32."""
+"""The most numbers in a layer of the decoder, and in all support vector machines: 1 GiB in float32."""
 
 
 class Ladder(Defense):
@@ -72,14 +72,16 @@ class Ladder(Defense):
         encoder = self._encoder(network, example)
         features = encoder.width(example, name="ladder.layer")
         with frozen(network), torch.no_grad():
-            classes = network(example).shape[1]
-        decoder = Decoder(features, cast("tuple[int, int, int]", tuple(example.shape[1:])), width=self.width)
-        numbers = max(decoder.linear.weight.numel(), svm_numbers(classes, features))
+            classes = network(example.clone()).shape[1]
+        shape = cast("tuple[int, int, int]", tuple(example.shape[1:]))
+        numbers = max(decoder_numbers(features, shape, self.width), svm_numbers(classes, features))
         if numbers > _MOST_NUMBERS:
             raise UserError(
-                f"ladder.layer gives latents of {features} features, for which the decoder or the support vector machines of "
-                f"{classes} classes have {numbers:.1e} numbers: give a later layer with fewer features"
+                f"ladder.layer gives latents of {features} features, for which the decoder of width {self.width} or the support "
+                f"vector machines of {classes} classes have {numbers:.1e} numbers: give a later layer with fewer features, or a "
+                "smaller ladder.width"
             )
+        decoder = Decoder(features, shape, width=self.width)
         return LadderModel(copy.deepcopy(network), encoder, decoder.to(example.device))
 
     def _encoder(self, network: nn.Module, example: Tensor) -> Encoder:

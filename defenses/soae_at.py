@@ -77,11 +77,15 @@ class SOAEAT(AdversarialTraining):
         """
         leaf = images.detach().requires_grad_()
         with twice_differentiable():
-            loss = functional.cross_entropy(network(leaf), labels, reduction="sum")
+            # A network may write into its input.
+            loss = functional.cross_entropy(network(leaf.clone()), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
 
         def product(directions: Tensor) -> Tensor:
-            (products,) = torch.autograd.grad(gradient, leaf, directions, retain_graph=True)
+            # A network that rounds its input has the gradient 0, which is a constant.
+            if not gradient.requires_grad:
+                return torch.zeros_like(directions)
+            (products,) = torch.autograd.grad(gradient, leaf, directions, retain_graph=True, materialize_grads=True)
             return products.nan_to_num(0, 0, 0)
 
         return krylov_step(

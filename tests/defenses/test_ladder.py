@@ -146,6 +146,10 @@ def test_layers_that_do_not_fit() -> None:
         Ladder(layer="0").protect(nn.Sequential(nn.Flatten(), nn.Linear(4096, 10)), torch.rand(1, 1, 64, 64))
     with pytest.raises(UserError, match=r"^ladder finds no linear layer in the network: give ladder.layer"):
         Ladder().protect(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), IMAGE)
+    with pytest.raises(
+        UserError, match=r"^ladder.layer gives .* the decoder of width 1000000 .* or a smaller ladder.width"
+    ):
+        Ladder(width=10**6).protect(mlp(), IMAGE)
     for layer, features in (("0", 64), ("1", 32), ("2", 32)):
         model = Ladder(layer=layer).protect(mlp(), IMAGE)
         assert isinstance(model, LadderModel)

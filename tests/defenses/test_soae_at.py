@@ -75,3 +75,18 @@ def test_what_cannot_be_trained_fails_at_once(digits: Any, layer: nn.Module, dim
     trainer = Trainer(digits[0], Recipe(epochs=1), seed=0, device=torch.device("cpu"))
     with pytest.raises(UserError, match=message):
         SOAEAT(dimension=dimension).fit(model, trainer)
+
+
+class _Round(nn.Module):
+    """A layer whose slope is 0."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.round()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_network_that_rounds_its_input(mode: str) -> None:
+    """Its gradient is 0 everywhere, and a step along it stays where it is."""
+    network, images = nn.Sequential(_Round(), nn.Flatten(), nn.Linear(64, 3)).train(), torch.rand(5, 1, 8, 8)
+    defense = SOAEAT.from_parameters({"eps": 0.1, "attack_mode": mode}, name="soae-at")
+    assert torch.equal(defense.perturb(network, images, torch.arange(5) % 3), images)

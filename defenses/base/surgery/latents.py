@@ -12,7 +12,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Decoder", "Encoder", "last_linear"]
+__all__ = ["Decoder", "Encoder", "decoder_numbers", "last_linear"]
 
 
 class Encoder(nn.Module):
@@ -51,7 +51,8 @@ class Encoder(nn.Module):
         else:
             handle = module.register_forward_hook(lambda _, __, output: capture(output))
         try:
-            self.network(images)
+            # A network may write into its input, and the images are compared with their reconstructions.
+            self.network(images.clone())
         finally:
             handle.remove()
         return values
@@ -65,7 +66,8 @@ class Encoder(nn.Module):
             name: The parameter that names the layer, for the message.
 
         Raises:
-            UserError: The network has no such layer, does not run it, or the layer gives no tensor with a row per image.
+            UserError: The network has no such layer, does not run it, or the layer gives no floating-point tensor with a row
+                per image.
         """
         modules = [module for module, _ in self.network.named_modules() if module]
         if self.layer not in modules:
@@ -83,6 +85,10 @@ class Encoder(nn.Module):
         if latent.dim() < 2 or len(latent) != 3:
             raise UserError(
                 f"{name} is '{self.layer}', which gives {tuple(latent.shape)} for 3 images: give a layer with a row per image"
+            )
+        if not latent.is_floating_point():
+            raise UserError(
+                f"{name} is '{self.layer}', which gives {latent.dtype}: give a layer whose output has floating-point numbers"
             )
         return latent[0].numel()
 
@@ -105,11 +111,26 @@ def last_linear(network: nn.Module, example: Tensor) -> str | None:
     ]
     try:
         with frozen(network), torch.no_grad():
-            network(example)
+            network(example.clone())
     finally:
         for handle in handles:
             handle.remove()
     return runs[-1] if runs else None
+
+
+def decoder_numbers(features: int, shape: tuple[int, int, int], width: int) -> int:
+    """How many weights the larger of the first two layers of a :class:`Decoder` has; the arguments are its own.
+
+    >>> decoder = Decoder(64, (1, 8, 8), width=32)
+    >>> decoder_numbers(64, (1, 8, 8), 32), decoder.linear.weight.numel(), decoder.conv1.weight.numel()
+    (18432, 16384, 18432)
+    """
+    return max(features * math.prod(_coarse(shape, width)), 18 * width**2)
+
+
+def _coarse(shape: tuple[int, int, int], width: int) -> tuple[int, int, int]:
+    """The shape of the maps before the first upsampling."""
+    return 2 * width, math.ceil(shape[1] / 4), math.ceil(shape[2] / 4)
 
 
 class Decoder(nn.Module):
@@ -123,12 +144,11 @@ class Decoder(nn.Module):
 
     def __init__(self, features: int, shape: tuple[int, int, int], *, width: int) -> None:
         super().__init__()
-        channels, height, breadth = shape
         self.shape = shape
-        self.coarse = (2 * width, math.ceil(height / 4), math.ceil(breadth / 4))
+        self.coarse = _coarse(shape, width)
         self.linear = nn.Linear(features, math.prod(self.coarse))
         self.conv1 = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, shape[0], 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         """The images ``(N, C, H, W)`` in [0, 1] of latents ``(N, d)``."""

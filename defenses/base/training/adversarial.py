@@ -142,7 +142,8 @@ def ascend(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor],
     with nullcontext() if attack.training else frozen(network):
         for _ in range(attack.steps):
             leaf = iterates.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(network(leaf)), leaf)
+            # A network may write into its input.
+            (gradient,) = torch.autograd.grad(loss(network(leaf.clone())), leaf)
             iterates = attack.stepped(leaf.detach(), gradient, feasible)
     return iterates.detach()
 

@@ -22,6 +22,34 @@ IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 3
 
 
+class Inverting(nn.Module):
+    """A network on inverted images, which it may write into its input.
+
+    Args:
+        in_place: Whether it does.
+    """
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.network = network()
+        self.in_place = in_place
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images.neg_().add_(1) if self.in_place else 1 - images)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "csa", "soae-at", "j-sigr", "ladder"])
+def test_a_network_that_writes_into_its_input(name: str) -> None:
+    """It trains to the same weights as one that does not."""
+    weights = [
+        defend(Inverting(in_place=in_place), name, (IMAGES.clone(), LABELS), epochs=1).state_dict()
+        for in_place in (False, True)
+    ]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, msg=key)
+
+
 def network() -> nn.Sequential:
     """A network of two layers with weights."""
     torch.manual_seed(0)

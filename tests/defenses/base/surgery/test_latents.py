@@ -27,6 +27,13 @@ def test_the_latents_are_those_of_the_first_layers(network: Callable[[], nn.Modu
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+class _Classes(nn.Module):
+    """Whole numbers for each image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).argmax(1, keepdim=True)
+
+
 class Odd(nn.Module):
     """A network with layers that have no latent."""
 
@@ -35,10 +42,12 @@ class Odd(nn.Module):
         self.recurrent = nn.LSTM(8, 3, batch_first=True)
         self.unused = nn.Linear(2, 2)
         self.mean = nn.Flatten(0)
+        self.classes = _Classes()
         self.head = nn.Linear(3, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         self.mean(images)
+        self.classes(images)
         logits: Tensor = self.head(self.recurrent(images[:, 0])[0][:, -1])
         return logits
 
@@ -50,10 +59,14 @@ class Odd(nn.Module):
         ("recurrent", r"^x\.layer is 'recurrent', which gives a tuple: give a layer whose output is one tensor$"),
         ("unused", r"^x\.layer is 'unused', which the forward pass does not run: give a layer that it runs$"),
         ("mean", r"^x\.layer is 'mean', which gives \(192,\) for 3 images: give a layer with a row per image$"),
+        (
+            "classes",
+            r"^x\.layer is 'classes', which gives torch\.int64: give a layer whose output has floating-point numbers$",
+        ),
     ],
 )
 def test_layers_without_a_latent(layer: str, message: str) -> None:
-    """An unknown layer, one that gives several tensors, one that does not run, and one that joins the images."""
+    """An unknown layer, one that gives several tensors, one that does not run, one that joins the images, one of whole numbers."""
     with pytest.raises(UserError, match=message):
         Encoder(Odd(), layer).width(IMAGES[:1], name="x.layer")
 
