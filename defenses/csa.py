@@ -77,7 +77,7 @@ def min_max_penalty(network: nn.Module) -> Tensor:
         network: The network.
 
     Returns:
-        ``()`` in (0, 1]; 0 without convolutions.
+        ``()`` in [0, 1]; 0 without convolutions, or if all their weights are 0.
 
     >>> layer = nn.Conv2d(1, 1, 2)
     >>> _ = layer.weight.data.copy_(torch.tensor([[[[3.0, 0.0], [0.0, 0.0]]]]))
@@ -89,4 +89,5 @@ def min_max_penalty(network: nn.Module) -> Tensor:
     ]
     if not weights:
         return torch.zeros(())
-    return torch.stack([weight.norm(1) / weight.norm() / math.sqrt(len(weight)) for weight in weights]).mean()
+    lengths = [weight.norm().clamp(min=torch.finfo(weight.dtype).tiny) * math.sqrt(len(weight)) for weight in weights]
+    return torch.stack([weight.norm(1) / length for weight, length in zip(weights, lengths, strict=True)]).mean()

@@ -52,6 +52,10 @@ def test_the_penalty_has_the_min_max_property() -> None:
         layer.weight.zero_()[0, 0, 0, 0] = 2
     assert min_max_penalty(layer).item() == pytest.approx(1 / 12, rel=1e-5)
     assert min_max_penalty(nn.Linear(3, 3)) == 0
+    nn.init.zeros_(layer.weight)
+    min_max_penalty(layer).backward()
+    assert layer.weight.grad is not None
+    assert not layer.weight.grad.any()
 
     nn.init.normal_(layer.weight)
     start = layer.weight.detach().abs()
