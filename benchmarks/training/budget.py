@@ -37,6 +37,9 @@ EPOCHS = 30
 """Within a budget, epochs are worth more than steps of the attack up to here: on Fashion-MNIST at 0.1, 3 steps in batches of 64
 left 11 to 14 points more than 10 steps in batches of 128 with as many passes."""
 
+MOST_EPOCHS = 1_000_000
+"""The most epochs that a budget may pay for."""
+
 _SHORTEST = 0.5
 """Seconds that a measurement takes at least, unless it has all images."""
 
@@ -114,7 +117,8 @@ def keep_to(
         The training, and what was chosen.
 
     Raises:
-        UserError: Nothing is trained, the budget is less than a step, or the checkpoint cannot be written.
+        UserError: Nothing is trained, the budget is less than a step or more than :data:`MOST_EPOCHS`, or the checkpoint cannot
+            be written.
     """
     if not training.learns_after(None):
         raise UserError(f"{training.label} trains nothing: leave --seconds and --passes out")
@@ -193,6 +197,8 @@ def _choose(
         least = cost * replays * batch
         enough = f"--passes {math.ceil(least)}" if budget.passes is not None else f"--seconds {1.05 * least:.2g}"
         raise UserError(f"the budget is less than a step with {size} images here: give at least {enough}")
+    if affordable > MOST_EPOCHS:
+        raise UserError(f"the budget is for more than {MOST_EPOCHS:,} epochs here: give less")
     epochs = replays * math.ceil(affordable / replays)
     eps = None if index is None or attack is None else training.defenses[index].parameters["eps"]
     return BudgetChoice(

@@ -22,6 +22,9 @@ __all__ = ["RenamedParameter", "Settings", "read_value"]
 _MOST = 10**9
 """The largest whole number of a parameter: no number of steps, queries or draws beyond it could ever be worked off."""
 
+_LARGEST = 1e38
+"""The largest size of another number: models compute in float32, which ends at 3.4e38."""
+
 _FRACTION = re.compile(r"[0-9]{1,300}/0*[1-9][0-9]{,300}")
 
 _warned: set[tuple[str, str]] = set()
@@ -207,6 +210,8 @@ def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python:
         value = getattr(method, key)
         if isinstance(value, int) and value > _MOST:
             raise UserError(f"{name}.{key} is {_shown(value)}: give at most {_MOST:,}")
+        if isinstance(value, float) and abs(value) > _LARGEST:
+            raise UserError(f"{name}.{key} is {_shown(value)}: give a number between -{_LARGEST:g} and {_LARGEST:g}")
 
 
 def _advice(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:

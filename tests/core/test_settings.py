@@ -209,3 +209,10 @@ def test_a_whole_number_beyond_any_use_is_refused() -> None:
     with pytest.raises(UserError, match=r"example\.steps is 9{23}: give at most 1,000,000,000"):
         Example.from_parameters({"steps": 99999999999999999999999}, name="example")
     assert Example.from_parameters({"steps": 10**9}, name="example").steps == 10**9
+
+
+def test_a_number_beyond_float32_is_refused() -> None:
+    """Models compute in float32, where torch refuses such a radius or step with an error of its own."""
+    with pytest.raises(UserError, match=r"example\.l1_sparsity is 1e\+39: give a number between -1e\+38 and 1e\+38"):
+        Renamed.from_parameters({"l1_sparsity": 1e39}, name="example")
+    assert Renamed.from_parameters({"l1_sparsity": 1e38}, name="example").l1_sparsity == 1e38

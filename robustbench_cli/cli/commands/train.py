@@ -56,7 +56,7 @@ __all__ = ["train"]
 )
 @option(
     "--passes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10**18),
     group="Model",
     help="Like --seconds for this number of images that pass through the network, those of the attack included.",
 )

@@ -117,6 +117,13 @@ def test_a_budget_that_is_too_small(keep: Keep, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.budget.partial"]
 
 
+@pytest.mark.parametrize("budget", [{"seconds": 1e308}, {"passes": 10**18}])
+def test_a_budget_beyond_any_use(keep: Keep, budget: dict[str, Any]) -> None:
+    """Numbers of epochs that float64 does not hold, or that nobody could wait for."""
+    with pytest.raises(UserError, match=r"^the budget is for more than 1,000,000 epochs here: give less$"):
+        keep(**budget)
+
+
 def test_the_same_command_chooses_the_same(keep: Keep, measured: dict[str, Any], tmp_path: Path) -> None:
     """From the file beside an unfinished training, whatever the speed is now; another budget measures again."""
     first = keep(seconds=200)
