@@ -141,13 +141,12 @@ class ModelCache:
             network = self._network(name, config, mean, std, classes=classes)
         else:
             network = _network_of(base, data)
-        recipe = self._recipe(specs)
         training = Training(
             dataset=self.dataset,
             data="",
             base=base,
             defenses=specs,
-            recipe=recipe.model_dump(mode="json"),
+            recipe=self._recipe(specs).model_dump(mode="json"),
             seed=self.seed,
             **network,
         )

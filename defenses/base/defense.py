@@ -185,7 +185,6 @@ def defend(
         >>> import torch
         >>> from robustbench_cli.defenses.base.defense import defend
         >>> from robustbench_cli.defenses.gaussian_noise import GaussianNoise
-        >>> _ = torch.manual_seed(0)
         >>> images, labels = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
         >>> noisy = defend(network, GaussianNoise(sigma_init=0.1), (images, labels), epochs=1)

@@ -172,13 +172,8 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
-    others = {
-        "--leaderboard": leaderboard,
-        "--compare": compare,
-        "--protocols": by_protocol,
-        "--union": by_norm,
-        "--by-class": by_class,
-    }
+    others = {"--protocols": by_protocol, "--union": by_norm, "--by-class": by_class}
+    others |= {"--leaderboard": bool(leaderboard), "--compare": bool(compare)}
     other = _only([name for name, value in others.items() if value])
     plots.require_table(output_format, other)
     view.require_format(output_format, outputs)
@@ -195,12 +190,7 @@ def report(
     content = _Content.of([Store(path) for path in stores], allowed, corruption_baseline, plan)
     # The table has named the damaged files.
     audits = partial(audited_verdicts, stores, damaged=lambda _: None)
-    judged = reporting.gates.judged(
-        content.table,
-        allowed=allowed,
-        unfinished=content.unfinished,
-        audits=audits,
-    )
+    judged = reporting.gates.judged(content.table, allowed=allowed, unfinished=content.unfinished, audits=audits)
     plots.write(content.table, audits)
     show(content, judged, reporting)
     plots.show(content.table)
