@@ -174,7 +174,8 @@ def _choose(
     attacks: Sequence[tuple[int, float] | None] = [None]
     if index is not None:
         spec = training.defenses[index]
-        if not {f"{spec.name}.steps", f"{spec.name}.step_size"} & set(given):
+        # A training on single steps, as soae-at, is another method with more of them.
+        if spec.parameters["steps"] > 1 and not {f"{spec.name}.steps", f"{spec.name}.step_size"} & set(given):
             attacks = ATTACKS
     fewest = _with(training, index, attacks[-1])
     by_size = {

@@ -75,6 +75,16 @@ def test_what_the_user_gave_stays(keep: Keep) -> None:
     assert kept.defenses[0].changed == ()
 
 
+def test_a_training_on_single_steps_keeps_them(
+    cache: Callable[..., ModelCache], tmp_path: Path, measured: dict[str, Any]
+) -> None:
+    kept, choice = keep_to(
+        Budget(passes=100_000), training(cache, "soae-at"), tmp_path / "a.safetensors", given=(), device=CPU
+    )
+    assert (choice.steps, kept.defenses[0].parameters["steps"]) == (None, 1)
+    assert choice.epochs * choice.epoch_fraction == pytest.approx(100_000 / (2 * IMAGES))
+
+
 @pytest.mark.parametrize("given", ["train.lr", "train.optimizer", "train.schedule"])
 def test_a_learning_rate_belongs_to_an_optimizer_and_a_schedule(keep: Keep, given: str) -> None:
     """If the user gives one of the three, the learning rate is the user's or the recipe's."""
