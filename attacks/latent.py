@@ -25,8 +25,8 @@ class Latent(FixedRadiusAttack):
     """Gradient steps on the latent of a decoder G: the perturbations are differences of decoded images.
 
     With the latent z of the image x, the iterates are ``project(x + G(z + d) - G(z))``, so the error of the reconstruction
-    has no part in them. A step moves d along the normalized gradient of the cross-entropy, which the decoder's Jacobian
-    carries from the image to the latent. The projection is ignored there, so d also follows pixels that it clips. The step sizes
+    has no part in them. A step moves d along the normalized gradient of the cross-entropy with respect to the latent. This gradient
+    ignores the projection, so d also follows pixels that the projection clips. The step sizes
     fall linearly from ``step_size |z|`` to 0. The result is the iterate with the smallest expected margin.
 
     The paper attacks with decoded images at any distance. Inside a ball, the attack is mostly weaker than ``pgd``, which may
@@ -50,26 +50,23 @@ class Latent(FixedRadiusAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         space = latent_space_of(source.model) or _Pixels(images.shape[1:])
         latents = _encoded(source, space, images)
-        _require_a_fit(space, latents, images)
+        _require_matching_decoder(space, latents, images)
         best = BestIterates(source, images, labels, threat)
-        feasible, moved, sizes = (
-            FeasibleSet(images, threat),
-            latents,
-            self.step_size * latents.norm(dim=1, keepdim=True),
-        )
+        feasible = FeasibleSet(images, threat)
+        sizes = self.step_size * latents.norm(dim=1, keepdim=True)
         start = _decoded(source, space, latents)
-        for number in range(self.steps):
-            iterates = feasible.project(feasible.images + _decoded(source, space, moved) - start)
+        for step in range(self.steps):
+            iterates = feasible.project(feasible.images + _decoded(source, space, latents) - start)
             logits, gradient = source.gradient(iterates, labels, PGD.loss)
             unbroken = best.offer(iterates, logits)
             if unbroken is not None:
                 if not len(unbroken):
                     return best.images
                 feasible, labels = feasible.select(unbroken), labels[unbroken]
-                moved, sizes, start, gradient = (part[unbroken] for part in (moved, sizes, start, gradient))
-            slope = _pulled_back(source, space, moved, -gradient if threat.targeted else gradient)
-            moved = moved + (1 - number / self.steps) * sizes * steepest_ascent(slope, "l2")
-        iterates = feasible.project(feasible.images + _decoded(source, space, moved) - start)
+                latents, sizes, start, gradient = (part[unbroken] for part in (latents, sizes, start, gradient))
+            slope = _pulled_back(source, space, latents, -gradient if threat.targeted else gradient)
+            latents = latents + (1 - step / self.steps) * sizes * steepest_ascent(slope, "l2")
+        iterates = feasible.project(feasible.images + _decoded(source, space, latents) - start)
         best.offer(iterates, source.logits(iterates))
         return best.images
 
@@ -81,7 +78,7 @@ def _encoded(source: GradientSource, space: LatentSpace, images: Tensor) -> Tens
 
 
 def _decoded(source: GradientSource, space: LatentSpace, latents: Tensor) -> Tensor:
-    """The images ``(N, C, H, W)`` of latents ``(N, d)``, likewise."""
+    """The images ``(N, C, H, W)`` of latents ``(N, d)``, in slices that fit the batch size."""
     with torch.no_grad():
         return torch.cat([space.images_of(latents[part]) for part in source.size.slices(len(latents))])
 
@@ -99,7 +96,7 @@ def _pulled_back(source: GradientSource, space: LatentSpace, latents: Tensor, gr
 
 
 @torch.no_grad()
-def _require_a_fit(space: LatentSpace, latents: Tensor, images: Tensor) -> None:
+def _require_matching_decoder(space: LatentSpace, latents: Tensor, images: Tensor) -> None:
     """Checks that a decoder takes the encoder's latents, and gives images of the model's shape."""
     ours = "x".join(map(str, images.shape[1:]))
     try:

@@ -14,8 +14,8 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, decoder_numbers, last_linear
-from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_numbers
+from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, decoder_parameters, last_linear
+from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_parameters
 from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -24,8 +24,8 @@ __all__ = ["Ladder", "LadderModel"]
 _EXAMPLES = 100
 """The number of training images of each class that the support vector machines learn from."""
 
-_MOST_NUMBERS = 2**28
-"""The most numbers in a layer of the decoder, and in all support vector machines: 1 GiB in float32."""
+_MAX_PARAMETERS = 2**28
+"""The largest number of parameters of a layer of the decoder, and of all support vector machines: 1 GiB in float32."""
 
 
 class Ladder(Defense):
@@ -40,7 +40,8 @@ class Ladder(Defense):
 
     It differs from the code in three points. The authors choose t by hand for each data set, from 0.5 to 25; here t is
     ``step`` times the latent's distance to the boundary. They make one x' per image before the training; here each epoch
-    draws new classes. Their machines stop after a few steps from a random w; here w starts at 0 and converges.
+    draws new classes. Their machines have a hinge loss of weight 0.01 and stop after a few steps from a random w; here the
+    weight is 1 on latents of root mean square 1, and w starts at 0 and converges.
 
     The method gives no robustness to perturbations of pixels: see the page "Published systems, measured". A decoded image
     is far from x, and a is close to 1 for every feature, so the attention hardly changes the normal. The checkpoint
@@ -59,7 +60,8 @@ class Ladder(Defense):
     step: float = Field(
         0.5,
         ge=0,
-        description="way of a latent along the normal: 1 ends on the boundary, 2 as far behind it as z is before it",
+        description="step of a latent along the normal, as a multiple of its distance to the boundary: 1 ends on the boundary, "
+        "2 as far behind it",
     )
     width: int = Field(32, ge=1, description="number of channels of the decoder's last hidden layer")
 
@@ -74,11 +76,11 @@ class Ladder(Defense):
         with frozen(network), torch.no_grad():
             classes = network(example.clone()).shape[1]
         shape = cast("tuple[int, int, int]", tuple(example.shape[1:]))
-        numbers = max(decoder_numbers(features, shape, self.width), svm_numbers(classes, features))
-        if numbers > _MOST_NUMBERS:
+        parameters = max(decoder_parameters(features, shape, self.width), svm_parameters(classes, features))
+        if parameters > _MAX_PARAMETERS:
             raise UserError(
                 f"ladder.layer gives latents of {features} features, for which the decoder of width {self.width} or the support "
-                f"vector machines of {classes} classes have {numbers:.1e} numbers: give a later layer with fewer features, or a "
+                f"vector machines of {classes} classes have {parameters:.1e} parameters: give a later layer with fewer features, or a "
                 "smaller ladder.width"
             )
         decoder = Decoder(features, shape, width=self.width)

@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import per_image, scale_by_largest
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["HessianProduct", "check_dimension", "krylov_step", "lanczos", "longest_on_sphere"]
+__all__ = ["HessianProduct", "check_dimension", "krylov_step", "lanczos", "maximum_on_sphere"]
 
 HessianProduct = Callable[[Tensor], Tensor]
 """Maps directions ``(N, C, H, W)`` to the products of each image's Hessian with its direction."""
@@ -74,7 +74,7 @@ def krylov_step(gradient: Tensor, product: HessianProduct, *, dimension: int, no
 
     basis, projected = lanczos(scaled / per_image(length, scaled), scaled_product, dimension)
     radius = sizes.double() * (gradient[0].numel() ** 0.5 if norm == "linf" else 1)
-    weights = longest_on_sphere(projected, length.double(), radius).to(basis.dtype)
+    weights = maximum_on_sphere(projected, length.double(), radius).to(basis.dtype)
     step = (basis * weights.unsqueeze(2)).sum(1).view_as(gradient)
     return step.sign() * per_image(sizes, step).to(step.dtype) if norm == "linf" else step
 
@@ -125,7 +125,7 @@ def _without(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return vectors - (basis * coordinates.unsqueeze(2)).sum(1), coordinates
 
 
-def longest_on_sphere(matrices: Tensor, slope: Tensor, radius: Tensor) -> Tensor:
+def maximum_on_sphere(matrices: Tensor, slope: Tensor, radius: Tensor) -> Tensor:
     """The maximum of ``slope z_1 + z^T T z / 2`` on the sphere ``|z| = radius``: a trust-region problem.
 
     With the eigenvectors U and eigenvalues of T, the maximum is ``z = (mu I - T)^-1 (slope, 0, ...)`` for the one mu above all
@@ -143,7 +143,7 @@ def longest_on_sphere(matrices: Tensor, slope: Tensor, radius: Tensor) -> Tensor
         z, ``(N, m)``.
 
     >>> T = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
-    >>> longest_on_sphere(T, torch.ones(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64))
+    >>> maximum_on_sphere(T, torch.ones(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64))
     tensor([[2., 0.]], dtype=torch.float64)
     """
     values, vectors = torch.linalg.eigh(matrices)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Decoder", "Encoder", "decoder_numbers", "last_linear"]
+__all__ = ["Decoder", "Encoder", "decoder_parameters", "last_linear"]
 
 
 class Encoder(nn.Module):
@@ -118,11 +118,11 @@ def last_linear(network: nn.Module, example: Tensor) -> str | None:
     return runs[-1] if runs else None
 
 
-def decoder_numbers(features: int, shape: tuple[int, int, int], width: int) -> int:
+def decoder_parameters(features: int, shape: tuple[int, int, int], width: int) -> int:
     """How many weights the larger of the first two layers of a :class:`Decoder` has; the arguments are its own.
 
     >>> decoder = Decoder(64, (1, 8, 8), width=32)
-    >>> decoder_numbers(64, (1, 8, 8), 32), decoder.linear.weight.numel(), decoder.conv1.weight.numel()
+    >>> decoder_parameters(64, (1, 8, 8), 32), decoder.linear.weight.numel(), decoder.conv1.weight.numel()
     (18432, 16384, 18432)
     """
     return max(features * math.prod(_coarse(shape, width)), 18 * width**2)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionSVMs", "fit_svms", "svm_numbers"]
+__all__ = ["AttentionSVMs", "fit_svms", "svm_parameters"]
 
 _STEPS, _LR = 100, 0.05
-"""The number of steps of Adam, and their size."""
+"""The number of steps of Adam, and its learning rate."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +64,33 @@ class AttentionSVMs:
     def towards(self, latents: Tensor, labels: Tensor, targets: Tensor, step: float) -> Tensor:
         """Latents moved along the normals of the boundaries between their classes and other ones.
 
-        The normal at z is ``a(z) * w``, and the attention at z is used for the whole way.
+        The normal at z is ``a(z) * w``. The attention stays that at z along the step.
 
         Args:
             latents: ``(N, d)``.
             labels: Their classes ``(N,)``.
             targets: The classes ``(N,)`` to move towards.
-            step: The way as a multiple of the distance to the boundary: 1 ends on it. A latent beyond it stays.
+            step: The length of the step, as a multiple of the distance to the boundary: 1 ends on it. A latent beyond it stays.
+
+        Returns:
+            ``(N, d)``.
         """
         machines, signs = self.machine_of(labels, targets)
         normals = self.attention(latents.unsqueeze(1), machines).squeeze(1) * self.weight[machines]
         values = signs * ((normals * latents).sum(1) + self.bias[machines])
         # A machine without examples has the normal 0.
-        ways = step * values.clamp(min=0) / normals.square().sum(1).clamp(min=torch.finfo(normals.dtype).tiny)
-        return latents - (signs * ways).unsqueeze(1) * normals
+        factors = step * values.clamp(min=0) / normals.square().sum(1).clamp(min=torch.finfo(normals.dtype).tiny)
+        return latents - (signs * factors).unsqueeze(1) * normals
 
 
-def svm_numbers(classes: int, features: int) -> int:
-    """How many numbers the machines of all pairs of classes have.
+def svm_parameters(classes: int, features: int) -> int:
+    """The number of parameters of the machines of all pairs of classes.
 
     Args:
         classes: K.
         features: d.
 
-    >>> svm_numbers(10, 64)
+    >>> svm_parameters(10, 64)
     190125
     """
     return classes * (classes - 1) // 2 * (features + 1) ** 2
@@ -129,7 +132,7 @@ def fit_svms(latents: Tensor, labels: Tensor, classes: int) -> AttentionSVMs:
 
 
 def _by_class(latents: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The latents of each class ``(K, m, d)``, filled up with zeros, and their shares of it ``(K, m)``, 0 for the filling."""
+    """The latents of each class ``(K, m, d)``, padded with zeros, and their shares of it ``(K, m)``, 0 for the padding."""
     groups = [latents[labels == label] for label in range(classes)]
     longest = max(len(group) for group in groups)
     examples, shares = latents.new_zeros(classes, longest, latents.shape[1]), latents.new_zeros(classes, longest)

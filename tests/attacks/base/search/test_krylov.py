@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.search.krylov import check_dimension, krylov_step, lanczos, longest_on_sphere
+from robustbench_cli.attacks.base.search.krylov import check_dimension, krylov_step, lanczos, maximum_on_sphere
 from robustbench_cli.attacks.base.threat import per_image, steepest_ascent
 from robustbench_cli.core.errors import UserError
 
@@ -97,7 +97,7 @@ def test_the_hard_case() -> None:
     matrices = torch.tensor([[[0.0, 0.0], [0.0, 5.0]]], dtype=torch.float64)
     one, radius = torch.ones(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64)
     expected = torch.tensor([[0.2, (4 - 0.04) ** 0.5]], dtype=torch.float64)
-    torch.testing.assert_close(longest_on_sphere(matrices, one, radius).abs(), expected)
+    torch.testing.assert_close(maximum_on_sphere(matrices, one, radius).abs(), expected)
 
 
 def test_the_basis_spans_the_powers_of_the_hessian() -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_numbers
+from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_parameters
 
 
 def clusters(classes: int, features: int, unit: float = 1) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def test_every_pair_has_its_machine() -> None:
         there = machines.machine_of(torch.tensor([first, second]), torch.tensor([second, first]))
         assert there[0].tolist() == [number, number]
         assert there[1].tolist() == [1, -1]
-    assert svm_numbers(4, 3) == sum(
+    assert svm_parameters(4, 3) == sum(
         part.numel() for part in (machines.weight, machines.bias, machines.attention_weight, machines.attention_bias)
     )
 
