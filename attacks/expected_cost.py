@@ -23,11 +23,13 @@ _TIE = 1e-10
 
 
 def _slope(method: ClassCosts, logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The slope ``(M, K)`` of the loss, and what computes the loss ``(M,)``; see :meth:`ExpectedCost.loss`."""
     logits = logits.float()
     costs = method.costs(labels, logits.shape[1])
     weighted, shares = logits + costs.log(), logits.softmax(1)
-    # ``C_j - sum_k C_k p_k`` cancels where one class has nearly all of the probability. A row has at most two costs besides
-    # the 0 of the label, so that the sum over classes of the other cost is exact.
+    # The slope is ``w_j - p_j = w_j (1 - sum_k C_k p_k / C_j)``, with the softmax w of the weighted logits. The difference
+    # cancels where one class has nearly all of the probability. Only two costs are above 0 in a row, so it is also
+    # ``p_y + (1 - C / C_j) q``, for the other cost C and the probability q of its classes.
     most = costs.amax(1, keepdim=True)
     is_most, is_less = costs == most, (costs > 0) & (costs < most)
     less = costs.where(is_less, 0).amax(1, keepdim=True)
@@ -85,8 +87,8 @@ class _CostliestIterates(BestIterates):
         fooled = margin(logits, labels.expand(logits.shape[:-1])) < -rounding(logits, self._noise)
         answers = logits.argmax(-1, keepdim=True)
         paid = costs.expand_as(logits).gather(-1, answers).squeeze(-1) * fooled
-        lacking = (1 - paid.double() / costs.amax(-1)).mean(0)
+        shortfall = (1 - paid.double() / costs.amax(-1)).mean(0)
         logarithm = (logits + costs.log()).logsumexp(-1) - logits.logsumexp(-1)
         # In [0, 1], with a weight far below the ratio of two costs: it decides between equal costs alone.
         tie = (1 - bounded(logarithm.double(), 1).mean(0)) / 2
-        return torch.where(lacking == 0, tie - 2, lacking + _TIE * tie).nan_to_num(torch.inf)
+        return torch.where(shortfall == 0, tie - 2, shortfall + _TIE * tie).nan_to_num(torch.inf)
