@@ -24,9 +24,10 @@ class JSIGR(Defense):
     """J-SIGR: clean training with penalties on the Jacobian and on the input gradient of unimportant patches.
 
     The loss is ``CE + jacobian_weight ||J||^2 + gradient_weight ||m * dCE/dx||^2``, a mean over the images. J is the
-    Jacobian of the logits. The mask m has the patches of an image that matter little to the prediction: patches whose blur
-    changes the probabilities by less than ``threshold`` times what the most important patch changes them by. So the
-    gradient concentrates on the important patches and becomes a readable saliency map. There is no attack in training.
+    Jacobian of the logits. The mask m has the unimportant patches of an image. The saliency of a patch is half the squared
+    change of the probabilities when the patch is blurred; unimportant is below ``threshold`` times the largest saliency of
+    the image. So the gradient concentrates on the important patches and becomes a readable saliency map. There is no attack
+    in training.
 
     The paper's text was not at hand, so this is in the style of its abstract: the estimate of the Jacobian's norm is Hoffman
     et al.'s, the mask follows the selective penalty of Xing et al. (arXiv 2205.08685), and weights, grid and threshold are
