@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.benchmarks.evaluation.statistics.classes import ClassFigures, class_figures
 from robustbench_cli.benchmarks.reports.columns import threat_text
-from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records, share_text
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["classes_table", "readable_classes"]
 
 _ROW = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
-"""The columns that say which row a group is of."""
+"""The columns that name the row whose classes these are."""
 
 _SHOWN = ("dataset", "model", "defense", "attack", "threat", "seed")
 """The columns of a row that a terminal shows: above the table where all rows share them."""
@@ -48,7 +47,7 @@ def classes_table(rows: Sequence[ScoredRow]) -> pd.DataFrame:
 
 
 def _lines(row: ScoredRow) -> Iterator[dict[str, Any]]:
-    """The rows of one group."""
+    """A row for each class."""
     shared = row.robust.shared
     clean = class_figures(row.labels, row.clean_answers, shared=shared)
     robust = class_figures(row.labels, row.robust_answers, shared=shared)
@@ -82,25 +81,21 @@ def readable_classes(table: pd.DataFrame) -> ReadableTable:
     """
     rows = [row | {"threat": threat_text(row)} for row in records(table)]
     shown = [name for name in _SHOWN if len({str(row[name]) for row in rows}) > 1]
-    headers = [*shown, "class", "images", "clean recall", "robust recall", "clean precision", "robust precision"]
+    figures = ("clean recall", "robust recall", "clean precision", "robust precision")
+    headers = [*shown, "class", "images", *figures, "taken for"]
     lines = [
         [
             *(str(row[name]) for name in shown),
             str(row["class"]),
             str(row["images"]),
-            *(
-                _share(row, f"{kind}_{name}", interval=kind == "robust")
-                for name in ("recall", "precision")
-                for kind in ("clean", "robust")
-            ),
+            *(_share(row, name.replace(" ", "_")) for name in figures),
             _confusion(row),
         ]
         for row in rows
     ]
     return ReadableTable(
-        headers=[*headers, "taken for"],
-        numeric=[header in {"seed", "images"} or header.endswith(("recall", "precision")) for header in headers]
-        + [False],
+        headers=headers,
+        numeric=[header in {"seed", "images", *figures} for header in headers],
         lines=lines,
         hideable=["clean precision", "clean recall", "images"],
         title=", ".join(f"{name} {rows[0][name]}" for name in _SHOWN if name not in shown),
@@ -113,16 +108,14 @@ def readable_classes(table: pd.DataFrame) -> ReadableTable:
     )
 
 
-def _share(row: dict[str, Any], name: str, *, interval: bool) -> str:
-    """A share in percent with its interval, rounded outwards."""
-    value = row[name]
-    if value is None:
+def _share(row: dict[str, Any], name: str) -> str:
+    """A share in percent, with its interval under attack."""
+    if row[name] is None:
         return "-"
-    if not interval:
-        return f"{100 * value:.1f}"
-    return f"{100 * value:.1f} [{math.floor(100 * row[f'{name}_low'])},{math.ceil(100 * row[f'{name}_high'])}]"
+    return share_text(row, name) if name.startswith("robust") else f"{100 * row[name]:.1f}"
 
 
 def _confusion(row: dict[str, Any]) -> str:
+    """The most frequent wrong answer, and the share of the images that get it, in percent."""
     other = row["confused_with"]
     return "-" if other is None else f"{_SPECIAL.get(other, other)} {100 * row['confused']:.1f}"

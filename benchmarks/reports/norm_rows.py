@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.reports.columns import flag_names
 from robustbench_cli.benchmarks.reports.curves import grouped, setting_text, strength
 from robustbench_cli.benchmarks.reports.model_labels import model_labels
-from robustbench_cli.benchmarks.reports.readable import ReadableTable, accuracy_text, records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records, share_text
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
@@ -110,9 +110,9 @@ def readable_norms(table: pd.DataFrame) -> ReadableTable:
     threats.sort(key=lambda threat: threat == UNION)
     lines = []
     for label, of_model in zip(model_labels([members[0] for members in models]), models, strict=True):
-        accuracies = {_threat(row): accuracy_text(row, "robust") for row in of_model}
+        accuracies = {_threat(row): share_text(row, "robust_accuracy") for row in of_model}
         shown = [accuracies.get(threat, "-") for threat in threats]
-        lines.append([setting_text(of_model[0]), label, accuracy_text(of_model[-1], "clean"), *shown])
+        lines.append([setting_text(of_model[0]), label, share_text(of_model[-1], "clean_accuracy"), *shown])
     settings = [line[0] for line in lines]
     one = len({*settings}) == 1
     headers = [*([] if one else ["data"]), "model", "clean", *threats]

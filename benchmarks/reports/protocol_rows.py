@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
 from robustbench_cli.benchmarks.reports.columns import threat_text
-from robustbench_cli.benchmarks.reports.readable import ReadableTable, accuracy_text, records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records, share_text
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
@@ -88,7 +88,7 @@ def readable_protocols(table: pd.DataFrame) -> ReadableTable:
         [
             *(str(row[name]) for name in shown),
             row["protocol"] if row["k"] is None else f"best of {row['k']}",
-            *(accuracy_text(row, kind) for kind in ("clean", "robust")),
+            *(share_text(row, f"{kind}_accuracy") for kind in ("clean", "robust")),
         ]
         for row in rows
     ]

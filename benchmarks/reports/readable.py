@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names, shown_columns
 from robustbench_cli.benchmarks.reports.legend import flag_marks
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAG_NAMES",
     "ReadableTable",
-    "accuracy_text",
     "ambiguous_files",
     "hiding_order",
     "readable",
     "records",
     "sections",
+    "share_text",
 ]
 
 FLAG_NAMES = "flag names"
@@ -140,17 +140,17 @@ def ambiguous_files(checkpoints: Iterable[tuple[Hashable, str]]) -> dict[str, st
     return names if len(set(names.values())) == len(names) else {path: path for path in names}
 
 
-def accuracy_text(row: Mapping[str, Any], kind: Literal["clean", "robust"]) -> str:
-    """An accuracy in percent with its interval, rounded outwards.
+def share_text(row: Mapping[str, Any], name: str) -> str:
+    """A share, such as an accuracy, in percent with its interval, rounded outwards.
 
     Args:
         row: A row as plain data.
-        kind: Which accuracy.
+        name: The column of the share.
 
-    >>> accuracy_text({"clean_accuracy": 0.412, "clean_accuracy_low": 0.381, "clean_accuracy_high": 0.4436}, "clean")
+    >>> share_text({"recall": 0.412, "recall_low": 0.381, "recall_high": 0.4436}, "recall")
     '41.2 [38,45]'
     """
-    value, low, high = (row[f"{kind}_accuracy{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{100 * value:.1f} [{math.floor(100 * low)},{math.ceil(100 * high)}]"
 
 

@@ -1,4 +1,4 @@
-"""Shows tables from the stored draws of rows: ``advdef report --compare``, ``--protocols`` and ``--union``."""
+"""Shows tables from the stored draws of rows: ``advdef report --compare`` and the like."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def show_scored(
         outputs: The files.
 
     Raises:
-        UserError: It fits no rows that can be compared, no row has several draws, no model has several norms, or the format is for
-            other tables.
+        UserError: There are no rows of which the table could be made, or the format is for other tables.
     """
     from robustbench_cli.benchmarks.reports.class_rows import classes_table, readable_classes
     from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, readable_comparisons
@@ -55,13 +54,12 @@ def show_scored(
     if compared is not None:
         shown = comparisons_table(compared, scored)
         drawn = readable_comparisons(shown)
-    elif option == "--protocols":
-        shown = protocols_table(scored)
-        drawn = readable_protocols(shown)
-    elif option == "--by-class":
-        shown = classes_table(scored)
-        drawn = readable_classes(shown)
     else:
-        shown = norms_table(scored)
-        drawn = readable_norms(shown)
+        make, draw = {
+            "--protocols": (protocols_table, readable_protocols),
+            "--union": (norms_table, readable_norms),
+            "--by-class": (classes_table, readable_classes),
+        }[option]
+        shown = make(scored)
+        drawn = draw(shown)
     tables.show_other(option, shown, drawn, output_format=output_format, outputs=outputs)

@@ -118,10 +118,9 @@ def worst_cases(content: PageContent) -> Iterator[WorstCase]:
 
 def _worst_case(results: Sequence[Result], attacks: Outcomes) -> WorstCase:
     wrong = 1 - attacks.right_shares
-    decisive = attacks.worst_attack(nearest=results[0].cell.eps is None)
     # As the worst case chooses: by the draws that do not score, and at any distance by the distance.
     by_distance = results[0].cell.eps is None
-    chosen = (attacks.nearest_success() if by_distance else attacks.least_survival).argmin(axis=0)
+    chosen, decisive = attacks.strongest_attack(nearest=by_distance), attacks.worst_attack(nearest=by_distance)
     worst = wrong[chosen, np.arange(wrong.shape[1])]
     broken = wrong > 0.5
     decided = np.where(worst > 0.5, chosen, -1)
