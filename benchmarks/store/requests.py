@@ -47,19 +47,19 @@ class Requests:
             self._write(f"{sha256(content)[:20]}.json", content)
 
     def stored(
-        self, *, damaged: Callable[[UserError], None], beyond: Collection[str] = ()
+        self, *, damaged: Callable[[UserError], None], ignored: Collection[str] = ()
     ) -> Iterator[tuple[Path, Request]]:
         """The requests with their files.
 
         Args:
             damaged: Called with the error of each file that is no request or is damaged.
-            beyond: Identities of cells; a request that has no others is left out where its file names them.
+            ignored: Identities of cells. A request for these alone is left out, unless its file is of an earlier version.
         """
-        known = frozenset(beyond)
+        identities = frozenset(ignored)
         for path in sorted(self.folder.glob("*.json")):
             read = partial(read_record, path, name="request", hint=f"remove {path}, and repeat the command")
             try:
-                if known and (ids := read(RequestedIds).ids) and known.issuperset(ids):
+                if identities and (ids := read(RequestedIds).ids) and identities.issuperset(ids):
                     continue
                 request = read(Request)
             except UserError as error:

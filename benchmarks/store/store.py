@@ -190,7 +190,7 @@ class Store:
             UserError: The folder is no store.
         """
         stored = {path.name.partition(".")[0] for path in self._files("*.json")}
-        requests = self.requests.stored(damaged=damaged, beyond=stored)
+        requests = self.requests.stored(damaged=damaged, ignored=stored)
         requested = {cell.cell.id: cell for _, request in requests for cell in request.cells}
         return {cell_id: cell for cell_id, cell in requested.items() if cell_id not in stored}
 

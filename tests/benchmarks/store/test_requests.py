@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from robustbench_cli.benchmarks.store.records import RequestedCell
+from robustbench_cli.benchmarks.store.records import RequestedCell, RequestedIds, encoded
 
 from ..conftest import MakeCell
 from .conftest import Filled
@@ -16,8 +16,12 @@ def test_requests_of_finished_cells_are_not_read_whole(tmp_path: Path, filled: F
     done = RequestedCell(cell=result.cell, eps="", checkpoint="")
     open_cell = RequestedCell(cell=make_cell(seed=1), eps="", checkpoint="")
     store.request([done])
-    assert store.missing() == {}
     assert store.requested() == {result.cell.id: done}
+    (file,) = (store.path / "asked").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(encoded(RequestedIds(ids=(result.cell.id,))))
+    assert store.missing() == {}
+    file.write_bytes(whole)
     store.request([done, open_cell])
     assert store.missing() == {open_cell.cell.id: open_cell}
     for path in (store.path / "asked").iterdir():
