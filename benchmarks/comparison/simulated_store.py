@@ -18,11 +18,13 @@ from robustbench_cli.benchmarks.store.records import RequestedCell, Result, sha2
 from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.defenses import registry as defenses
 
-__all__ = ["simulate_store"]
+__all__ = ["CELLS_OF_MODEL", "simulate_store"]
 
 _ATTACKS = ("fgsm", "pgd", "cw-pgd", "mi-fgsm", "di-fgsm", "apgd-ce", "apgd-dlr", "apgd-t", "square", "nes")
 _RADII = tuple(map(parse_eps, ("2/255", "4/255", "8/255", "16/255")))
-_CELLS_OF_MODEL = len(_ATTACKS) * len(_RADII)
+CELLS_OF_MODEL = len(_ATTACKS) * len(_RADII)
+"""The number of results of each model in a simulated store."""
+
 _CLASSES = 10
 _PIXELS = 784
 
@@ -34,13 +36,13 @@ def simulate_store(folder: Path, *, cells: int, images: int) -> None:
 
     Args:
         folder: The store's folder.
-        cells: The number of results, a multiple of 40.
+        cells: The number of results, a multiple of :data:`CELLS_OF_MODEL`.
         images: The number of images of each.
     """
     store = Store(folder)
     specs = [method_spec(attacks, name, {}).spec for name in _ATTACKS]
     requested = []
-    for model in range(cells // _CELLS_OF_MODEL):
+    for model in range(cells // CELLS_OF_MODEL):
         results = [*_results(model, specs, images)]
         store.publish_all(results)
         requested += [

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from robustbench_cli.benchmarks.comparison.simulated_store import simulate_store
+from robustbench_cli.benchmarks.comparison.simulated_store import CELLS_OF_MODEL, simulate_store
 from robustbench_cli.benchmarks.comparison.tables import markdown
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["Usage", "compare_stores", "usage"]
 
@@ -59,7 +60,13 @@ def compare_stores(*, cells: Sequence[int], turns: int) -> None:
     Args:
         cells: The numbers of results in the stores.
         turns: Runs of each command; the one with the least processor time counts.
+
+    Raises:
+        UserError: A number of results is no multiple of those of a model.
     """
+    for number in cells:
+        if number < CELLS_OF_MODEL or number % CELLS_OF_MODEL:
+            raise UserError(f"--cells is {number}: give multiples of {CELLS_OF_MODEL}, the results of a model")
     print(f"processor seconds: the least of {turns} runs; stores have {_IMAGES:,} images per cell", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = [*_at_start(Path(folder), turns), *_of_suite(Path(folder), turns)]

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from robustbench_cli.benchmarks.comparison.stores import usage
+from robustbench_cli.benchmarks.comparison.stores import compare_stores, usage
+from robustbench_cli.core.errors import UserError
 
 
 def test_the_usage_is_that_of_the_command() -> None:
@@ -19,3 +20,10 @@ def test_a_command_that_fails_is_named() -> None:
     """Its usage is no figure."""
     with pytest.raises(RuntimeError, match=r"exit code 3: .*SystemExit"):
         usage([sys.executable, "-S", "-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.parametrize("cells", [0, 100])
+def test_a_store_has_whole_models(cells: int) -> None:
+    """Before anything is measured."""
+    with pytest.raises(UserError, match=rf"^--cells is {cells}: give multiples of 40, the results of a model$"):
+        compare_stores(cells=[40, cells], turns=1)
