@@ -14,6 +14,8 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.j_sigr import JSIGR, patch_saliency, squared_jacobian_norm
 
+from ..once_differentiable import Squares
+
 
 def exact_squared_norms(network: nn.Module, images: Tensor) -> Tensor:
     """The squared Frobenius norm of each image's Jacobian, by torch's own Jacobian."""
@@ -122,22 +124,6 @@ def test_training_works(digits: Any, network: Callable[[], nn.Module], accuracy:
 
 def test_a_layer_without_a_second_derivative(digits: Any) -> None:
     """It is named before the training begins."""
-
-    class Doubled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, values: Tensor) -> Tensor:
-            return 2 * values
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return 2 * gradient
-
-    class Doubling(nn.Module):
-        def forward(self, values: Tensor) -> Tensor:
-            doubled: Tensor = Doubled.apply(values)  # type: ignore[no-untyped-call]
-            return doubled
-
-    model = nn.Sequential(nn.Flatten(), Doubling(), nn.Linear(64, 10))
-    with pytest.raises(UserError, match=r"layer '1' \(Doubling\) has no second derivative"):
+    model = nn.Sequential(nn.Flatten(), Squares(), nn.Linear(64, 10))
+    with pytest.raises(UserError, match=r"layer '1' \(Squares\) has no second derivative"):
         defend(model, JSIGR(), (digits[0].images[:100], digits[0].labels[:100]), epochs=1)

@@ -18,6 +18,8 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.soae_at import SOAEAT
 
+from ..once_differentiable import Squares
+
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_images_are_those_of_the_attack(normed: Callable[[], nn.Module], norm: Norm) -> None:
@@ -44,28 +46,10 @@ def test_a_norm_without_steps() -> None:
         SOAEAT.from_parameters({"norm": "l1"}, name="soae-at")
 
 
-class _Once(nn.Module):
-    """A layer whose backward pass PyTorch cannot differentiate."""
-
-    class _Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-            return 2 * values
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-            return 2 * gradient
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        doubled: torch.Tensor = self._Double.apply(values)  # type: ignore[no-untyped-call]
-        return doubled
-
-
 @pytest.mark.parametrize(
     ("layer", "dimension", "message"),
     [
-        (_Once(), 3, r"layer '2' \(_Once\) has no second derivative"),
+        (Squares(), 3, r"layer '2' \(Squares\) has no second derivative"),
         (nn.Tanh(), 65, "dimension is 65: an image has 64"),
     ],
 )

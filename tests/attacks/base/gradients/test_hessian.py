@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.losses import cross_entropy, margin
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
 from robustbench_cli.core.errors import UserError
 
+from ....once_differentiable import Squares
 from .conftest import IMAGES, LABELS, Paths
 
 DIRECTIONS = torch.randn(7, 1, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -99,26 +100,8 @@ def test_a_linear_loss_of_a_linear_model_has_none() -> None:
     assert (product_of(EOT(model), loss=margin)(DIRECTIONS) == 0).all()
 
 
-class _Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        ctx.save_for_backward(values)
-        return values.square()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 2 * gradient * ctx.saved_tensors[0]
-
-
-class _Once(nn.Module):
-    def forward(self, values: Tensor) -> Tensor:
-        squared: Tensor = _Square.apply(values)  # type: ignore[no-untyped-call]
-        return squared
-
-
 def test_a_layer_without_a_second_derivative() -> None:
     """Autograd would give a wrong product without an error."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), _Once()).requires_grad_(False)
-    with pytest.raises(UserError, match=r"^layer '2' \(_Once\) has no second derivative"):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), Squares()).requires_grad_(False)
+    with pytest.raises(UserError, match=r"^layer '2' \(Squares\) has no second derivative"):
         product_of(EOT(model))

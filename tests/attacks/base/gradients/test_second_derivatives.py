@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,26 +9,9 @@ from robustbench_cli.attacks.base.gradients.second_derivatives import require_se
 from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.core.errors import UserError
 
+from ....once_differentiable import Square, Squares
+
 IMAGES = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-
-
-class _Halved(torch.autograd.Function):
-    """A custom function of a user, whose backward pass PyTorch cannot differentiate."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return values / 2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient / 2
-
-
-class _Once(nn.Module):
-    def forward(self, values: Tensor) -> Tensor:
-        halved: Tensor = _Halved.apply(values)  # type: ignore[no-untyped-call]
-        return halved
 
 
 class _Bag(nn.Module):
@@ -50,7 +31,7 @@ class _Attention(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        (_Once(), r"layer '1.1' \(_Once\) has no.*once_differentiable"),
+        (Squares(), r"layer '1.1' \(Squares\) has no.*once_differentiable"),
         (_Bag(), r"layer '1.1' \(_Bag\) has no.*embedding"),
     ],
 )
@@ -69,8 +50,8 @@ def test_a_function_outside_of_layers() -> None:
 
     class Model(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            halved: Tensor = _Halved.apply(images.flatten(1))  # type: ignore[no-untyped-call]
-            return halved
+            squares: Tensor = Square.apply(images.flatten(1))  # type: ignore[no-untyped-call]
+            return squares
 
     with pytest.raises(UserError, match=r"^the model has no second derivative"):
         require_second_derivative(Model(), IMAGES)
