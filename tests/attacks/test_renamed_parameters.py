@@ -22,6 +22,7 @@ RENAMED = {
     "cw-linf": {"tau_decay": "decrease"},
     "deepfool": {"candidates": "classes"},
     "di-fgsm": {"diversity_prob": "probability", "resize_rate": "smallest"},
+    "expected-cost": {"l1_sparsity": "moved"},
     "fab": {"n_target_classes": "classes", "eta": "overshoot", "beta": "backward"},
     "fab-t": {"n_target_classes": "classes", "eta": "overshoot", "beta": "backward"},
     "malt": {"n_target_classes": "targets", "ranking_steps": "trial_steps", "top_k": "finalists"},

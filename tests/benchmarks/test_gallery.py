@@ -143,7 +143,7 @@ def test_standard_goes_on_to_decisions_where_gradients_vanish(attacked: Callable
         assert square["robust_accuracy"] <= 0.1
     else:
         assert last["forwards"] > 0
-        assert last["robust_accuracy"] < square["robust_accuracy"]
+        assert last["robust_accuracy"] < square["robust_accuracy"] or square["robust_accuracy"] <= 0.1
         assert last["robust_accuracy"] == worst["robust_accuracy"]
     assert worst["robust_accuracy"] <= 0.1 or "zero-gradient" in worst["flags"]
 

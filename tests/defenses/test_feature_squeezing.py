@@ -240,7 +240,7 @@ def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:
 def test_an_attack_adapts_by_itself(
     parameters: dict[str, Any], eps: float, digits: tuple[InMemory, InMemory], network: type[nn.Module]
 ) -> None:
-    """On digits, PGD leaves at least 30 points less than its transfer from the undefended network."""
+    """On digits, PGD leaves at most half of the images that its transfer from the undefended network leaves."""
     train, test = digits
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -255,7 +255,7 @@ def test_an_attack_adapts_by_itself(
     defended = defend(model, FeatureSqueezing(**parameters), train)
     adaptive = evaluate(defended, images, labels, attack=PGD(), eps=eps)
     transferred = evaluate(defended, images, labels, attack=Transfer(surrogate=model, attack=PGD()), eps=eps)
-    assert adaptive.summary["robust_accuracy"] <= transferred.summary["robust_accuracy"] - 0.3
+    assert adaptive.summary["robust_accuracy"] <= transferred.summary["robust_accuracy"] / 2
     assert adaptive.flags == ()
 
 

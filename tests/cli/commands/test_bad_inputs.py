@@ -68,7 +68,7 @@ def test_a_threat_model_is_checked_before_training(advdef: Advdef, here: Path) -
         (("--norm", "l2"), "no default eps for l2: pass --eps, or set eps in the suite file"),
         (
             ("--norm", "l1", "--eps", "1"),
-            "fgsm does not support the norm l1 (it supports linf, l2); for l1 use apgd-ce, apgd-dlr, apgd-pm, apgd-t, cw-pgd, malt, pgd, pma or square",
+            "fgsm does not support the norm l1 (it supports linf, l2); for l1 use apgd-ce, apgd-dlr, apgd-pm, apgd-t, cw-pgd, expected-cost, malt, pgd, pma or square",
         ),
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
