@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.device_memory import may_stay
 
-__all__ = ["Examples", "InMemoryExamples", "Loader", "TensorExamples", "joined_examples", "mixed_batches"]
+__all__ = [
+    "Examples",
+    "InMemoryExamples",
+    "Loader",
+    "TensorExamples",
+    "joined_examples",
+    "layout_for_training",
+    "mixed_batches",
+]
 
 _GATHERED_BYTES = 2**24
 """The most bytes of images that are gathered in one call on a GPU: those of a few steps, or of one."""
@@ -146,6 +154,26 @@ def mixed_batches(
     pairs = zip(own[: sum(kept)].split(kept), order[: sum(added)].split(added), strict=True)
     # Shuffled, because each of several processes takes a range of a batch.
     return [batch[torch.randperm(len(batch), generator=generator)] for batch in (torch.cat(pair) for pair in pairs)]
+
+
+def layout_for_training(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """The memory layout in which a network is trained: channels-last, unless torch corrupts its memory there.
+
+    Most convolutions are fastest in the channels-last layout. But on CPUs without AVX-512, the backward pass of torch 2.15 to the
+    weights of a 1 x 1 convolution with a stride and fewer than 8 input channels writes beyond its memory in it.
+
+    Args:
+        network: The network.
+        device: The device of the training.
+    """
+    fatal = device.type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels // layer.groups < 8
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if fatal else torch.channels_last
 
 
 class Loader:

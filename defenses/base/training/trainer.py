@@ -32,7 +32,13 @@ from robustbench_cli.defenses.base.training.gradients import (
     gradients_of,
     smoothing_labels,
 )
-from robustbench_cli.defenses.base.training.loading import Examples, Loader, joined_examples, mixed_batches
+from robustbench_cli.defenses.base.training.loading import (
+    Examples,
+    Loader,
+    joined_examples,
+    layout_for_training,
+    mixed_batches,
+)
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.resume import (
@@ -283,7 +289,7 @@ class Trainer:
     ) -> _Run:
         """Moves a network to the device, and makes what its training needs."""
         images = self.examples.batch(self.train_indices[:4])[0]
-        self._loader.layout = move(network, self.device, images)
+        self._loader.layout = move(network, self.device, images, layout=layout_for_training(network, self.device))
         self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         radii: Mapping[Norm, float] = eps if isinstance(eps, Mapping) else {"linf": eps} if eps else {}

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+from robustbench_cli.benchmarks.models.preact_resnet18 import PreActResNet18
 from robustbench_cli.defenses.base.training.loading import (
     Examples,
     InMemoryExamples,
     Loader,
     TensorExamples,
     joined_examples,
+    layout_for_training,
     mixed_batches,
 )
 
@@ -37,6 +39,20 @@ class Streamed:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         self.reads.append(len(indices))
         return self.examples.batch(indices)
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "layout"),
+    [
+        (4, "cpu", torch.contiguous_format),
+        (8, "cpu", torch.channels_last),
+        (4, "cuda", torch.channels_last),
+    ],
+)
+def test_no_layout_in_which_torch_corrupts_its_memory(width: int, device: str, layout: torch.memory_format) -> None:
+    """The shortcuts of a narrow residual network are strided 1 x 1 convolutions with few channels."""
+    network = PreActResNet18(channels=3, classes=10, width=width)
+    assert layout_for_training(network, torch.device(device)) == layout
 
 
 @pytest.mark.parametrize(
