@@ -196,7 +196,9 @@ def _choose(
     batch = min(size / examples, 1)
     if affordable < replays * batch:
         least = cost * replays * batch
-        enough = f"--passes {math.ceil(least)}" if budget.passes is not None else f"--seconds {1.05 * least:.2g}"
+        enough = (
+            f"--passes {math.ceil(round(least, 6))}" if budget.passes is not None else f"--seconds {1.05 * least:.2g}"
+        )
         raise UserError(f"the budget is less than a step with {size} images here: give at least {enough}")
     if affordable > MOST_EPOCHS:
         raise UserError(f"the budget is for more than {MOST_EPOCHS:,} epochs here: give less")
