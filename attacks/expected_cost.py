@@ -49,7 +49,8 @@ class ExpectedCost(ClassCosts, PGD):
 
     Where all errors of a class cost the same, the loss increases in the direction of the cross-entropy, and the attack is
     ``pgd``. With ``false_alarm`` above 1 it drives images of other classes into the protected ones, and lowers the precision
-    of these. ``advdef report --by-class`` shows recall and precision. Towards a target, nothing is to be chosen, and the
+    of these. ``advdef report --by-class`` shows recall and precision. It may then miss a cheap error that ``pgd`` finds, so its
+    robust accuracy says nothing by itself: run ``pgd`` beside it. Towards a target, nothing is to be chosen, and the
     attack is ``pgd`` again.
     """
 
@@ -58,6 +59,7 @@ class ExpectedCost(ClassCosts, PGD):
         "inside PGD as in Madry et al., ICLR 2018"
     )
 
+    # PGD's is a function of logits and labels alone, and this one needs the costs.
     @closed_form(_slope)
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         """The logarithm of the expected cost ``(M,)``, for logits ``(M, K)`` and labels ``(M,)``."""
