@@ -39,6 +39,13 @@ have correlations of at least 0.89 and the same size within 1.1. Those of a grad
 most 0.1.
 """
 
+_STRAIGHT = 0.5
+"""The largest part of a change by which its two halves, ahead of an image and behind it, may differ where smaller components move.
+
+An adversarially trained network ignores noise up to its radius, by ReLUs whose kinks are at just this distance from the images. There
+the changes of other pixels, 50 times those that the smaller components predict, begin.
+"""
+
 _CLEAR = (0.9, 1.5)
 """The same for a gradient that a few directions and draws show to be right. Among eight unrelated numbers, a correlation of 0.9
 has a probability of 1e-3.
@@ -65,8 +72,8 @@ class WrongGradient(Check):
     raised_when: ClassVar[str] = (
         "At random signs of 0.002 and of 0.01 per pixel, the changes of the gap between the two largest logits and "
         "those that the gradient predicts correlate below 0.6, or their sizes differ by more than a factor of 2.5; so also where "
-        "only the three quarters of the pixels with the smaller gradients move. Or steps along the signs of the gradient change the "
-        "gap by less than the gradient predicts divided by 2.5. Or, in a model "
+        "only the three quarters of the pixels with the smaller gradients move, at the images that have no kink there. Or steps along "
+        "the signs of the gradient change the gap by less than the gradient predicts divided by 2.5. Or, in a model "
         "without draws, half of 4 gradients that the attack followed have a cosine below 0.6 with those of the same images alone."
     )
     why: ClassVar[str] = (
@@ -114,6 +121,8 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
 
     A few large components may agree while all others have wrong signs, which a step in linf follows. So the same is measured along
     the smaller components only, and steps along the signs of the gradient must raise the gap as predicted, up to a factor of 2.5.
+    A kink that leaves a large gradient right may change more than small components do: where the gap does not change alike ahead
+    and behind, the smaller components are not compared, and nothing is said if half of the images have such a kink.
 
     A layer whose gradient is that of a surrogate (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`) has no
     slope to compare with. Such a model is measured with the surrogates in place of the layers. In addition, each layer and
@@ -179,7 +188,11 @@ def _changes(layer: BPDALayer, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
     compared = _Compared(measured, images)
-    return _disagrees(compared, _signs) or _step_falls_short(compared) or _disagrees(compared, _signs_of_smaller)
+    if _disagrees(compared, _signs) or _step_falls_short(compared):
+        return True
+    # Steps that leave [0, 1] are cut on one side only, like a kink.
+    inner = _Compared(measured, images.clamp(_STEPS[-1], 1 - _STEPS[-1]))
+    return _disagrees(inner, _signs_of_smaller, straight=True)
 
 
 class _Compared:
@@ -205,18 +218,19 @@ class _Compared:
         return self._gaps[draws]
 
 
-def _disagrees(compared: _Compared, directed: _Directed) -> bool:
-    """Whether the changes along random signs disagree with the gradient at both steps."""
+def _disagrees(compared: _Compared, directed: _Directed, *, straight: bool = False) -> bool:
+    """Whether the changes along random signs, or the straight ones among them, disagree with the gradient at both steps."""
     measured, images = compared.measured, compared.images
     if measured.randomized:
         few, all_of_them = _Effort(2, _FEW_DRAWS, 1), _Effort(2, _DRAWS, 1)
     else:
         few, all_of_them = _Effort(1, 1, math.ceil(_FEW_VALUES / len(images))), _Effort(1, 1, _DIRECTIONS)
     if few.directions < _DIRECTIONS:
-        clear = (_are_alike(*both, *_CLEAR) for both in _changes_along(compared, few, directed))
+        clear = (_are_alike(*both, *_CLEAR) for both in _changes_along(compared, few, directed, straight=straight))
         if any(alike is True for alike in clear):
             return False
-    found = [_are_alike(*both, *_ENOUGH) for both in _changes_along(compared, all_of_them, directed)]
+    every = _changes_along(compared, all_of_them, directed, straight=straight)
+    found = [_are_alike(*both, *_ENOUGH) for both in every]
     return bool(found) and all(alike is False for alike in found)
 
 
@@ -257,13 +271,16 @@ class _Effort(NamedTuple):
     directions: int
 
 
-def _changes_along(compared: _Compared, effort: _Effort, directed: _Directed) -> Iterator[tuple[Tensor, Tensor]]:
+def _changes_along(
+    compared: _Compared, effort: _Effort, directed: _Directed, *, straight: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The measured and the predicted changes ``(halves, n)`` for each step; nothing where there is no gradient.
 
     Args:
         compared: The model and the images.
         effort: How many.
         directed: Where the images move.
+        straight: Whether only changes without a kink count. A step at which these are fewer than half is left out.
     """
     halves, draws, directions = effort
     measured, images, gaps = compared.measured, compared.images, compared.gaps(halves * draws)
@@ -272,6 +289,7 @@ def _changes_along(compared: _Compared, effort: _Effort, directed: _Directed) ->
     rows = images.repeat(directions * halves * draws, 1, 1, 1)
     mean = gaps.gradients.view(halves * draws, *images.shape).mean(0).repeat(directions, 1, 1, 1)
     gradients, pairs = gaps.gradients.repeat(directions, 1, 1, 1), gaps.pairs.repeat(directions, 1)
+    middle = class_gaps(gaps.logits, gaps.pairs).repeat(directions)
     random = Random.of(0, images.repeat(directions, 1, 1, 1))
     for step in _STEPS:
         moves = step * directed(mean, random.signs(images.shape[1:]).to(rows)).repeat(halves * draws, 1, 1, 1)
@@ -280,6 +298,12 @@ def _changes_along(compared: _Compared, effort: _Effort, directed: _Directed) ->
         predicted = (gradients * (above - below)).flatten(1).double().sum(1)
         both = (gaps_above - gaps_below, predicted)
         differences, predictions = (change.double().view(halves, draws, -1).mean(1) for change in both)
+        if straight:
+            bends = (gaps_above + gaps_below - 2 * middle).double().view(halves, draws, -1).mean(1)
+            kept = bends.mean(0).abs() <= _STRAIGHT * differences.mean(0).abs()
+            if 2 * int(kept.sum()) < len(kept):
+                continue
+            differences, predictions = differences[:, kept], predictions[:, kept]
         yield differences, predictions
 
 

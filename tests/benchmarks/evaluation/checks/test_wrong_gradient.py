@@ -265,6 +265,37 @@ def test_a_gradient_with_wrong_signs_in_its_smaller_components_is_found(
     assert is_wrong(Hooked(change), images)
 
 
+class KinkedAtItsRadius(nn.Module):
+    """Linear in its last pixels; its first ones have a hundredth of their slope, and the full slope from 0.1 on."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.slopes = torch.randn(144, generator=torch.Generator().manual_seed(1)).sign()
+        self.change = change
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.flatten(1)
+        if pixels.requires_grad:
+            pixels.register_hook(self.change)
+        first = 0.01 * pixels[:, :108] + (pixels[:, :108] - 0.1).relu()
+        gaps = torch.cat([first, pixels[:, 108:]], dim=1) @ self.slopes
+        return torch.stack([gaps, torch.zeros_like(gaps)], dim=1)
+
+
+def reversed_where_small(gradients: Tensor) -> Tensor:
+    return torch.cat([-gradients[:, :108], gradients[:, 108:]], dim=1)
+
+
+@pytest.mark.parametrize(("change", "wrong"), [(torch.clone, False), (reversed_where_small, True)])
+def test_small_components_are_compared_only_where_there_is_no_kink(
+    change: Callable[[Tensor], Tensor], wrong: bool
+) -> None:
+    """An adversarially trained network has kinks at its radius around an image, where an attack goes."""
+    images = 0.05 + 0.01 * IMAGES
+    images[:2, 0, :9] = 0.1
+    assert is_wrong(KinkedAtItsRadius(change), images) is wrong
+
+
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_a_scaled_gradient_within_a_factor_of_two_is_believed(factor: float) -> None:
     """A hook alone is no fault."""
