@@ -16,7 +16,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.inputs import (
     Images,
@@ -27,6 +26,7 @@ from robustbench_cli.attacks.base.inputs import (
     match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.models.operations import multiply_accumulates
 from robustbench_cli.core.errors import Notice, UserError, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
@@ -407,11 +407,10 @@ def _require_different_channels(block: SwitchingBlock, name: str) -> None:
 
 
 def _operations(blocks: nn.Sequential, example: Tensor) -> list[int]:
-    """The floating-point operations of each block on one image."""
+    """The multiply-accumulates of each block on one image."""
     counts = []
     with frozen(blocks), torch.no_grad():
         for block in blocks:
-            with FlopCounterMode(display=False) as counter:
-                example = block(example)
-            counts.append(counter.get_total_flops())
+            counts.append(multiply_accumulates(block, example))
+            example = block(example)
     return counts

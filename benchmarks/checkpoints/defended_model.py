@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.operations import multiply_accumulates
 from robustbench_cli.attacks.base.parameters.class_costs import ClassCosts
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.checkpoints.checkpoint import (
@@ -27,6 +28,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -52,6 +54,7 @@ __all__ = [
     "load_surrogates",
     "measured_defended_model",
     "method_spec",
+    "model_size",
     "open_defended_model",
     "usual_values",
 ]
@@ -80,6 +83,7 @@ class DefendedModel:
         randomized: Whether two passes over the same images differ, as measured.
         cost_of_all_draws: In forward passes of one draw; ``None`` if the draws cannot be enumerated.
         training: The record of its training.
+        size: Its parameters and operations.
         config: What its model is built from besides the name.
     """
 
@@ -96,6 +100,7 @@ class DefendedModel:
     randomized: bool
     cost_of_all_draws: float | None
     training: dict[str, Any]
+    size: ModelSize
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -253,7 +258,25 @@ def measured_defended_model(
         randomized=randomized,
         cost_of_all_draws=cost,
         training=info.training,
+        size=model_size(model, info.shape),
         config=info.config,
+    )
+
+
+def model_size(model: nn.Module, shape: tuple[int, int, int]) -> ModelSize:
+    """Measures the size of a model.
+
+    Args:
+        model: The model.
+        shape: ``(C, H, W)``, the images that it takes.
+    """
+    parameters = list(model.parameters())
+    with isolated():
+        macs = multiply_accumulates(model, example_images(shape)[:1])
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        nonzero=sum(int(parameter.count_nonzero()) for parameter in parameters),
+        macs=macs,
     )
 
 

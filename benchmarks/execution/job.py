@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Origin
 from robustbench_cli.core.atomic_write import display_path
@@ -49,6 +50,7 @@ class Job(JobOptions):
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of that normalization.
+        size: The size of the model.
         worker: The number of the process that computes it, from 1; 0 for this process, and where the number is not known.
         origin: How the command trained a model of the user's cache.
         replaces: Hashes of the results that the new ones replace, by cell; see
@@ -63,6 +65,7 @@ class Job(JobOptions):
     loading: dict[str, Any]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    size: ModelSize | None = None
     worker: int = 0
     origin: Origin = Origin()
     replaces: dict[str, str] = {}

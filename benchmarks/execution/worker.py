@@ -494,6 +494,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
         mean=job.mean,
         std=job.std,
+        size=job.size,
         precision=computed.precision,
         origin=job.origin,
     )

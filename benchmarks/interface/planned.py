@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.eps import Eps
 from robustbench_cli.attacks.base.inputs import checked_norm
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_surrogates
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_surrogates, model_size
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, GridOptions
@@ -226,4 +226,5 @@ def described(measured: MeasuredModel, classes: int) -> DefendedModel:
         randomized=measured.randomized,
         cost_of_all_draws=measured.cost_of_all_draws,
         training={},
+        size=model_size(measured.model, (channels, height, width)),
     )

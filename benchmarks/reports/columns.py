@@ -107,6 +107,11 @@ class RowSource:
         """The sum of an attribute over the results; ``None`` without one."""
         return sum(getattr(result, name) for result in self.results) if self.results else None
 
+    def of_size(self, name: str) -> Any:
+        """An attribute of the model's size; ``None`` without one."""
+        size = self.of_result("size")
+        return None if size is None else getattr(size, name)
+
     def of_efficiency(self, name: str) -> Any:
         """An attribute of the Defense Efficiency Score; ``None`` without one."""
         return None if self.efficiency is None else getattr(self.efficiency, name)
@@ -450,6 +455,9 @@ COLUMNS: tuple[Column, ...] = (
         only="certified",
         shown=Shown("gap", 54, hide=8, when=lambda table: "certified_gap" in table.columns),
     ),
+    Column("parameters", "count", lambda row: row.of_size("parameters"), gate="lower"),
+    Column("nonzero", "count", lambda row: row.of_size("nonzero"), gate="lower"),
+    Column("macs", "count", lambda row: row.of_size("macs"), gate="lower"),
 )
 """The columns, in the order of the CSV file."""
 

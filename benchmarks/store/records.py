@@ -10,6 +10,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from robustbench_cli.attacks.base.models.precision import Precision
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.frozen_model import share_field_names
@@ -101,6 +102,7 @@ class Result(BaseModel):
         outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
         mean: Mean of the normalization inside the model; ``None`` where it has none.
         std: Standard deviation of that normalization.
+        size: The size of the model; ``None`` in results of earlier versions.
         precision: The precision in which the gradients were computed; ``None`` in results of earlier versions.
         origin: How the command trained a model of the user's cache.
     """
@@ -120,6 +122,7 @@ class Result(BaseModel):
     outcomes_sha256: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    size: ModelSize | None = None
     precision: Precision | None = None
     origin: Origin = Origin()
 

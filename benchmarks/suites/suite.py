@@ -429,6 +429,7 @@ def _jobs_of_model(
             loading=defended.loading,
             mean=defended.mean,
             std=defended.std,
+            size=defended.size,
             **fields,
         )
         yield job

@@ -33,17 +33,20 @@ def test_hrs_takes_what_its_channels_take(cache: Callable[..., ModelCache], tmp_
     defended = prepared.trained(training, tmp_path / "hrs.safetensors")
     found = footprint(defended)
     before, after = FIRST + 40, SECOND + 20 + LAST + 10
-    assert (found.parameters, found.network_parameters) == (3 * before + 2 * after, before + after)
-    assert found.operations == found.network_operations == 2 * (FIRST + SECOND + LAST)
+    assert (found.size.parameters, found.network.parameters) == (3 * before + 2 * after, before + after)
+    assert found.size.macs == found.network.macs == FIRST + SECOND + LAST
     all_draws = 3 * FIRST + 3 * 2 * (SECOND + LAST)
     assert found.cost_of_all_draws == pytest.approx(all_draws / (FIRST + SECOND + LAST))
     assert [name for name, _ in found.seconds] == ["block 1", "block 2"]
     words = str(found)
-    assert words.startswith(f"{found.parameters:,} parameters, {found.parameters / found.network_parameters:.1f} times")
+    assert words.startswith(
+        f"{found.size.parameters:,} parameters, {found.size.parameters / found.network.parameters:.1f} times"
+    )
     assert words.endswith(f"a pass costs 1.0 of the network's, all draws {found.cost_of_all_draws:.1f}")
     (mean, exact) = (footprint(defended.with_decision(rule)) for rule in ("mean", "exact"))
-    assert (mean.operations, exact.operations) == (10 * found.operations, 2 * all_draws)
-    assert (mean.parameters, mean.cost_of_all_draws, exact.cost_of_all_draws) == (found.parameters, None, None)
+    assert (mean.size.macs, exact.size.macs) == (10 * found.size.macs, all_draws)
+    assert mean.size.parameters == found.size.parameters
+    assert (mean.cost_of_all_draws, exact.cost_of_all_draws) == (None, None)
 
 
 def test_what_is_not_there_is_not_told(defended: DefendedModel) -> None:

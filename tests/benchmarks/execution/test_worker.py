@@ -154,6 +154,7 @@ def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], defend
     assert direct.summary == pytest.approx(result.summary)
     assert (result.forwards, result.backwards) == (direct.forwards, direct.backwards)
     assert (result.eps, result.device, result.checkpoint) == ("0.15", "cpu", str(defended.path))
+    assert result.size == defended.size
 
 
 def test_the_same_cell_gives_the_same_row_anywhere(

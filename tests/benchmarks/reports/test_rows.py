@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gates import select
@@ -86,6 +87,15 @@ def test_a_row_says_what_was_run_and_found(add: Add) -> None:
     assert row["flags"] == "no-eot;zero-gradient"
     assert row["cell"] == result.cell.id
     assert pd.isna(row["des"])
+
+
+def test_a_row_has_the_size_of_the_model(add: Add) -> None:
+    """Results of earlier versions have none."""
+    size = ModelSize(parameters=100, nonzero=10, macs=1000)
+    table = rows([add([0] * 4, result={"size": size}), add([0] * 4, checkpoint="h" * 64)])
+    found = table[["parameters", "nonzero", "macs"]]
+    assert found.iloc[0].tolist() == [100, 10, 1000]
+    assert found.iloc[1].isna().all()
 
 
 @pytest.mark.parametrize(
