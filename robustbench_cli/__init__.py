@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.hrs import HRS as HRS
     from robustbench_cli.defenses.hrs import hrs as hrs
     from robustbench_cli.defenses.ibp import IBP as IBP
+    from robustbench_cli.defenses.infoat import InfoAT as InfoAT
     from robustbench_cli.defenses.interpolated_at import InterpolatedAT as InterpolatedAT
     from robustbench_cli.defenses.j_sigr import JSIGR as JSIGR
     from robustbench_cli.defenses.jpeg import JPEG as JPEG

@@ -60,16 +60,19 @@ def smoothing_labels(share: float) -> Iterator[Smoothing]:
         _smoothing.reset(token)
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """The mean cross-entropy that trains the weights, with the label smoothing of the recipe.
 
     Args:
         logits: ``(B, K)``.
         labels: ``(B,)``, or probabilities ``(B, K)``.
+        weights: A factor for the cross-entropy of each image ``(B,)``; 1 by default.
     """
     current = _smoothing.get(Smoothing(0))
     current.used = True
-    return functional.cross_entropy(logits, labels, label_smoothing=current.share)
+    if weights is None:
+        return functional.cross_entropy(logits, labels, label_smoothing=current.share)
+    return (weights * functional.cross_entropy(logits, labels, reduction="none", label_smoothing=current.share)).mean()
 
 
 def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

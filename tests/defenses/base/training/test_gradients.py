@@ -68,6 +68,15 @@ def test_a_custom_loss(digits: Any, normed: Callable[[], nn.Module]) -> None:
     assert not torch.equal(model[0].weight, before)
 
 
+def test_weights_of_images() -> None:
+    """The loss is the mean of the weighted cross-entropies, also of smooth labels."""
+    logits, labels, weights = torch.randn(6, 5), torch.tensor([0, 1, 4, 3, 2, 2]), torch.rand(6)
+    with smoothing_labels(0.3):
+        loss = label_loss(logits, labels, weights)
+    losses = -((0.06 + 0.7 * torch.eye(5)[labels]) * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(loss, weights @ losses / 6)
+
+
 def test_label_smoothing() -> None:
     """The loss is that of labels with 1 - s + s / K at the class and s / K elsewhere; without a context, of the labels."""
     logits, labels = torch.randn(6, 5), torch.tensor([0, 1, 4, 3, 2, 2])
