@@ -20,6 +20,7 @@ from robustbench_cli.benchmarks.weights.weights_file import (
     shortened,
 )
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.surgery.resized import resize_layers
 
 __all__ = ["LoadedWeights", "OtherClassesError", "fill", "fits"]
 
@@ -102,8 +103,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
 
     Raises:
         OtherClassesError: The file is of a model with another number of classes.
-        UserError: A name is missing or left over, a shape differs, or a weight is NaN or infinite.
+        UserError: A name is missing or left over, a shape differs, a layer cannot have its size, or a weight is NaN or infinite.
     """
+    resize_layers(model, tensors)
     expected = model.state_dict()
     state = tensors if isinstance(tensors, StateDict) else StateDict(tensors)
     candidates = _all_candidates(model, state, {})
