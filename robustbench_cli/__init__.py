@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing as FeatureSqueezing
     from robustbench_cli.defenses.free_at import FreeAT as FreeAT
     from robustbench_cli.defenses.gaussian_noise import GaussianNoise as GaussianNoise
+    from robustbench_cli.defenses.gdws import GDWS as GDWS
     from robustbench_cli.defenses.hrs import HRS as HRS
     from robustbench_cli.defenses.hrs import hrs as hrs
     from robustbench_cli.defenses.ibp import IBP as IBP
