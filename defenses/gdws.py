@@ -24,8 +24,8 @@ class GDWS(Defense):
     It is no defense of its own: put it behind adversarial training, as ``--defense pgd-at --defense gdws``. Each convolution
     is replaced by the :class:`~robustbench_cli.defenses.base.surgery.depthwise.DepthwiseSeparable` one whose weights are
     nearest among those with as many depthwise kernels (MEGO), or by the one with the fewest kernels within an error (LEGO).
-    The squared error of input channel c has a weight (equation 12 of the paper): how much the gaps between the largest
-    logit and the others move with the channel's weights, ``sum_j ||d(z_top - z_j) / dW_c||^2 / (2 (z_top - z_j)^2 M K^2)``,
+    The squared error of input channel c has a weight, as in the authors' code: how much the gaps between the largest logit
+    and the others move with the channel's weights, ``sum_j ||d(z_top - z_j) / dW_c||^2 / (2 (z_top - z_j)^2 M K^2)``,
     as a mean over clean training images. The first convolution, 1 x 1 convolutions and those with groups stay.
 
     A kernel costs ``K^2 + M`` multiply-accumulates per pixel, and the convolution ``M C K^2``. So a small error may make a
@@ -111,7 +111,7 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
-    """The fewest pairs without whose rest the error is at most a given one (LEGO, algorithm 2); one at least.
+    """The fewest pairs without whose rest the error is at most a given one (LEGO); one at least.
 
     Args:
         errors: The squared errors ``(G,)`` of leaving out each pair.
@@ -126,7 +126,7 @@ def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
 
 
 def most_important_pairs(errors: Tensor, count: int) -> Tensor:
-    """The pairs that leave the least error among as many (MEGO, algorithm 1).
+    """The pairs that leave the least error among as many (MEGO).
 
     Args:
         errors: The squared errors ``(G,)`` of leaving out each pair.
@@ -147,7 +147,7 @@ def channel_weights(model: nn.Module, layers: Sequence[nn.Conv2d], image: Tensor
         image: ``(1, C, H, W)``.
 
     Returns:
-        For each layer the weights ``(C,)`` of its input channels: equation 12 of the paper for one image.
+        For each layer the weights ``(C,)`` of its input channels, as :class:`GDWS` defines them for one image.
     """
     weights = [layer.weight.requires_grad_() for layer in layers]
     with torch.enable_grad():

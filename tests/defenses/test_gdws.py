@@ -87,7 +87,7 @@ def test_the_error_is_that_of_the_weights() -> None:
 
 
 def test_the_weights_of_channels_are_those_of_the_paper() -> None:
-    """Equation 12 from the whole Jacobian of the logits by the layer's weights."""
+    """The formula, from the whole Jacobian of the logits by the layer's weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), convolution(), nn.Flatten(), nn.Linear(48, 5))

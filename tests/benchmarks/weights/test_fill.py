@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.models.base.wide_resnet import WideResNet
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, OtherClassesError, fill
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.surgery.depthwise import DepthwiseSeparable
 
 from .conftest import network, same
 
@@ -44,6 +45,19 @@ def test_a_missing_counter_of_batch_norm_is_no_fault(tmp_path: Path) -> None:
     """State dicts from before PyTorch 0.4.1 lack the counter, which changes nothing in eval()."""
     tensors = {name: tensor for name, tensor in network().state_dict().items() if "num_batches" not in name}
     fill(network(), tensors, tmp_path / "a.pt", spec="x")
+
+
+def test_a_layer_takes_its_size_from_the_file(tmp_path: Path) -> None:
+    """A newly built layer does not know how many pairs of its weights were left; one that cannot be is refused."""
+    kept, built = (nn.Sequential(DepthwiseSeparable(nn.Conv2d(2, 3, 2))) for _ in range(2))
+    layer = kept[0]
+    assert isinstance(layer, DepthwiseSeparable)
+    layer.keep(torch.tensor([1, 5]))
+    fill(built, kept.state_dict(), tmp_path / "a.pt", spec="x")
+    images = torch.rand(4, 2, 5, 5)
+    assert torch.equal(built(images), kept(images))
+    with pytest.raises(UserError, match=r"a\.pt does not fit x: of another shape 0\.depthwise\.weight"):
+        fill(built, kept.state_dict() | {"0.channels": torch.zeros(3, dtype=torch.int64)}, tmp_path / "a.pt", spec="x")
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
