@@ -202,6 +202,7 @@ def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> 
 
     from robustbench_cli.benchmarks.reports.cases import measured
     from robustbench_cli.benchmarks.reports.gate_options import GATES
+    from robustbench_cli.benchmarks.reports.readable import records
     from robustbench_cli.benchmarks.reports.requirements import judge, limit_in_its_direction, parse_requirement
 
     requirements = [limit_in_its_direction(f"{name}={value!r}") for name, value in limits.items()]
@@ -210,4 +211,4 @@ def _broken(row: dict[str, Any], limits: dict[str, float], flag: str | None) -> 
     table = pd.DataFrame([row])
     verdicts = [judge(requirement, table) for requirement in requirements]
     lines = [line for verdict in verdicts for line in (*verdict.broken, *verdict.missing)]
-    return [f"advdef: {line}" for line in lines] + [f"advdef: {measured(table.iloc[0])}"] if lines else []
+    return [f"advdef: {line}" for line in lines] + [f"advdef: {measured(*records(table))}"] if lines else []

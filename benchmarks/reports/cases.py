@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.benchmarks.reports.columns import flag_names
 from robustbench_cli.core.strict_yaml import Position
@@ -124,6 +124,7 @@ def row_cases(
         positions: The places of the suite.
     """
     from robustbench_cli.benchmarks.reports.gates import checkpoint_of, row_identity, row_name
+    from robustbench_cli.benchmarks.reports.readable import records
 
     return [
         Case(
@@ -136,23 +137,23 @@ def row_cases(
             position=None if positions is None else positions.of_attack(str(row["attack"])),
             checkpoint=checkpoint_of(row),
             identity=row_identity(row),
-            # A cell that failed or is missing has no time, which is NaN then.
-            seconds=row["seconds"] if row["seconds"] == row["seconds"] else 0.0,
+            # A cell that failed or is missing has no time.
+            seconds=row["seconds"] or 0.0,
         )
-        for number, (_, row) in enumerate(table.iterrows())
+        for number, row in enumerate(records(table))
     ]
 
 
-def measured(row: pd.Series) -> str:
+def measured(row: Mapping[str, Any]) -> str:
     """The accuracies of a row with their intervals, and its flags.
 
     Args:
-        row: A row of the table.
+        row: A row of the table, with ``None`` for missing values.
     """
     parts = [
         f"{name} {row[name]:.6g} [{row[f'{name}_low']:.6g}, {row[f'{name}_high']:.6g}]"
         for name in ("clean_accuracy", "robust_accuracy")
-        # Published corrupted images have no clean accuracy, which is NaN then.
-        if row[name] == row[name]
+        # Published corrupted images have no clean accuracy.
+        if row[name] is not None
     ]
     return ", ".join([*parts, *([f"flags {row['flags']}"] if flag_names(row["flags"]) else [])])

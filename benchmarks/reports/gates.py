@@ -44,6 +44,9 @@ __all__ = [
     "without_baseline",
 ]
 
+Row = Mapping[str, Any] | pd.Series
+"""A row of a table; a column without a value is ``None`` or NaN."""
+
 _ROUNDING = 1e-12
 """The tolerance of a comparison: 0.8 - 0.78 is above 0.02 in floating point."""
 
@@ -110,7 +113,7 @@ class GateResult:
     judgments: list[Judgment] = field(default_factory=list)
     left_out: list[Any] = field(default_factory=list)
 
-    def add(self, row: pd.Series | None, outcome: Literal["passed", "failed", "missing"], reason: str = "") -> None:
+    def add(self, row: Row | None, outcome: Literal["passed", "failed", "missing"], reason: str = "") -> None:
         """Adds what the gate says of a row.
 
         Args:
@@ -469,20 +472,20 @@ def _identity(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
     return identity_columns(available={*table.columns} & {*baseline.columns})
 
 
-def _key(row: pd.Series, names: Sequence[str]) -> tuple[str, ...]:
+def _key(row: Row, names: Sequence[str]) -> tuple[str, ...]:
     return tuple("" if pd.isna(row[name]) else str(row[name]) for name in names)
 
 
-def row_identity(row: pd.Series) -> str:
+def row_identity(row: Row) -> str:
     """The columns in which rows of the same comparison agree, as one text: the same after another training.
 
     Args:
         row: A row of the table.
     """
-    return "\x1f".join(_key(row, [name for name in identity_columns() if name in row.index]))
+    return "\x1f".join(_key(row, [name for name in identity_columns() if name in row]))
 
 
-def checkpoint_of(row: pd.Series) -> str:
+def checkpoint_of(row: Row) -> str:
     """The file of a row's model; empty where it is unknown.
 
     Args:
@@ -492,19 +495,20 @@ def checkpoint_of(row: pd.Series) -> str:
     return checkpoint if isinstance(checkpoint, str) else ""
 
 
-def row_name(row: pd.Series) -> str:
+def row_name(row: Row) -> str:
     """A row in a few words; rows of different :func:`row_identity` have different names.
 
     Args:
         row: A row of the table.
     """
-    radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
+    eps = row.get("eps")
+    radius = f" eps {eps}" if not pd.isna(eps) and eps else ""
     mean, std = (str(row.get(name)) for name in ("mean", "std"))
     model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]
     corrupted = [row.get("corruption"), row.get("severity")]
     corruption = "".join(f" {value}" for value in corrupted if not pd.isna(value) and value != "")
     threat = "" if row["attack"] == "none" else f" {row['norm']}{radius}"
-    others = {name: str(row[name]) for name in _USUAL if name in row.index and not pd.isna(row[name])}
+    others = {name: str(row[name]) for name in _USUAL if not pd.isna(row.get(name))}
     unusual = "".join(f" {name} {value}" for name, value in others.items() if value not in _USUAL[name])
     return f"{row['dataset']} {model} {row['defense']}{corruption} {row['attack']}{threat}{unusual}"
 

@@ -62,11 +62,9 @@ def _unbroken(text: str) -> Markup:
     """A text whose options, such as ``--repeats``, stay on one line; a picture as it is."""
     if isinstance(text, Markup):
         return text
-    parts = re.split(r"(--[a-z][a-z-]*)", _visible(text))
-    return Markup("").join(
-        Markup('<span class="option">{}</span>').format(part) if index % 2 else escape(part)
-        for index, part in enumerate(parts)
-    )
+    # The name of an option has nothing that is escaped.
+    escaped = str(escape(_visible(text)))
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r'<span class="option">\1</span>', escaped))  # noqa: S704
 
 
 def _tight(text: str) -> Markup:
