@@ -50,6 +50,9 @@ class SparseRS(FixedRadiusAttack):
     )
     restarts: int = Field(1, ge=1, description="number of random starts; only unbroken images are restarted")
 
+    def most_queries(self) -> int:
+        return self.queries * self.restarts
+
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         search = RandomSearch(
             start=_random_pixels,

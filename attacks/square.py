@@ -74,6 +74,10 @@ class Square(FixedRadiusAttack):
         "query. Unless the draws are a sample",
     )
 
+    def most_queries(self) -> int | None:
+        # Early stopping depends on the margins.
+        return None if self.early_stopping else self.queries * self.restarts
+
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         search = RandomSearch(
             start=_stripes if threat.norm == "linf" else _hills,

@@ -182,6 +182,13 @@ class Attack(Settings, ABC):
         """
         return None
 
+    def most_queries(self) -> int | None:
+        """The queries per unbroken image of an attack without gradients, where they follow from its parameters.
+
+        ``None`` where they do not: the attack is run on an image that it cannot break, and its passes are counted.
+        """
+        return None
+
     def min_classes(self, *, targeted: bool) -> int:
         """The smallest number of classes for which the attack works as its paper says.
 

@@ -25,7 +25,7 @@ from robustbench_cli.benchmarks.execution.worker import images_stored, is_done, 
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.records import Result
-from robustbench_cli.benchmarks.store.store import Store
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
 
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
 
@@ -87,6 +87,7 @@ def states(
     for cell_id, result in stored.items():
         if cell_id not in current:
             outdated[_labels(result.cell)].append(result)
+    begun = _begun(job.store for job in jobs)
     leases: set[str] = set()
     cell_states = []
     for job in jobs:
@@ -102,8 +103,16 @@ def states(
         changes = [change for old in outdated[_labels(job.cell)] if (change := _changed(old, job))]
         changed = min(changes, key=len, default=())
         state = _state(job, lease, untrained, changed)
-        cell_states.append(CellState(job, state, count, changed, min(images_stored(job), job.cell.n)))
+        # Few cells have partial results, and each look at a folder takes time.
+        images = min(images_stored(job), job.cell.n) if lease in begun else 0
+        cell_states.append(CellState(job, state, count, changed, images))
     return cell_states
+
+
+def _begun(stores: Iterable[Path]) -> set[str]:
+    """The names of the leases of jobs with partial results: of cells, or of searches for the jobs of a minimal-norm attack."""
+    folders = [folder / PARTIAL_RESULTS for store in {*stores} for folder in (store, store / SEARCHES)]
+    return {path.name for folder in folders for path in folder.glob("*")}
 
 
 def _state(job: Job, lease: str, untrained: Collection[str], changed: Sequence[str]) -> State:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fab_t import FABT
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.malt import MALT
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.sparse_rs import SparseRS
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.evaluation.cost import Passes
 from robustbench_cli.benchmarks.evaluation.cost import passes as passes_or_none
@@ -37,6 +42,22 @@ def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Pa
 def test_the_cost_is_what_the_papers_algorithms_take(attack: Attack, norm: Norm, cost: Passes) -> None:
     """Every step takes the gradient at one point, and each run looks at where it came to."""
     assert passes(attack, norm=norm) == cost
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [(Square(queries=40, restarts=2), "linf"), (Square(queries=40, candidates=4), "l2"), (SparseRS(queries=30), "l0")],
+)
+def test_the_queries_that_an_attack_states_are_those_that_it_takes(attack: Attack, norm: Norm) -> None:
+    """On a model whose answer no perturbation changes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with torch.no_grad():
+        model[1].bias[0] = 1000.0
+    images = torch.full((1, 1, 8, 8), 0.5)
+    source = gradient_source(model, randomized=False)
+    threat = attack.threat(images, norm=norm, eps=0.3 if norm != "l0" else 5.0, targeted=False)
+    attack.run(source, images, torch.zeros(1, dtype=torch.int64), threat, Random.of(0, images))
+    assert passes(attack, norm=norm) == Passes(round(source.forwards), 0)
 
 
 def test_fewer_classes_are_fewer_targets() -> None:
