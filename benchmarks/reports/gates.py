@@ -188,6 +188,8 @@ def _unknown_column(name: str, allowed: Sequence[str]) -> str:
         return f"{name} never changes: only rows that agree in it are compared; give one of {', '.join(allowed)}"
     if name in column_names():
         return f"unknown column '{name}' among those of numbers: {did_you_mean(name, allowed)}"
+    if name.strip("%").replace(".", "", 1).isdecimal():
+        return f"'{name}' is a limit without its column: give one, as in robust_accuracy={name}"
     return f"unknown column '{name}': {did_you_mean(name, allowed)}"
 
 

@@ -125,6 +125,8 @@ def test_an_entry_point_is_a_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     """A typing error gets a suggestion, any other text the list of names."""
     assert refused("pdg") == "unknown attack 'pdg': did you mean 'pgd'?"
+    assert refused("Pgd") == "unknown attack 'Pgd': did you mean 'pgd'?"
+    assert refused("MyAttack") == "unknown attack 'MyAttack': your own is named with its file, as in file.py:MyAttack"
     assert refused("qqq") == f"unknown attack 'qqq': known: {', '.join(registry.names())}"
 
 

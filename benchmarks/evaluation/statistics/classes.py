@@ -19,9 +19,6 @@ __all__ = ["ClassFigures", "class_figures"]
 _NORMAL = 1.959964
 """The quantile of the normal distribution for a coverage of 95 %."""
 
-_NOWHERE = -(2**31)
-"""Less than every answer."""
-
 Share = tuple[float, float, float]
 """A share with the ends of its 95 % confidence interval."""
 
@@ -71,16 +68,15 @@ def class_figures(
         mine = labels == label
         of_class = answers[:, mine]
         right = of_class == label
-        wrong, counts = np.unique(np.where(right, _NOWHERE, of_class), return_counts=True)
-        counts = np.where(wrong == _NOWHERE, 0, counts)
-        most = int(counts.argmax())
+        wrong, counts = np.unique(of_class[~right], return_counts=True)
+        most = int(counts.argmax()) if len(counts) else None
         yield ClassFigures(
             label=int(label),
             images=int(mine.sum()),
             recall=(float(right.mean()), *interval(right)),
             precision=_precision(mine, (answers == label).mean(axis=0)),
-            confused_with=int(wrong[most]) if counts[most] else None,
-            confused=float(counts[most] / right.size),
+            confused_with=None if most is None else int(wrong[most]),
+            confused=0.0 if most is None else float(counts[most] / right.size),
         )
 
 

@@ -58,6 +58,7 @@ def test_a_limit_is_read() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        ("0.4", "'0.4' is a limit without its column: give one, as in robust_accuracy=0.4"),
         ("robust=0.4", "unknown column 'robust': did you mean 'robust_accuracy'"),
         ("flags=1", "unknown column 'flags' among those of numbers"),
         ("robust_accuracy", "give COLUMN=VALUE, such as robust_accuracy=0.40"),

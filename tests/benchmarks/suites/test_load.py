@@ -255,6 +255,10 @@ def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: P
     ("content", "message"),
     [
         ("\nnorm: [linf, l22]", r"line 2: norm.1: unknown value 'l22': did you mean 'l2'\?"),
+        (
+            "\n\nmean: 0.3",
+            r"line 3: unknown key 'mean': it belongs to the model, as in 'model: \{name: ..., mean: ...\}'",
+        ),
         ("\n\nnorms: l2", r"line 3: unknown key 'norms': did you mean 'norm'\?"),
         ("n: true", "line 1: n: input should be a valid integer"),
         ("n: []", "line 1: n: is empty"),

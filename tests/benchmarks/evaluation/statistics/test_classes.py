@@ -51,10 +51,11 @@ def test_draws_that_are_alike_tell_no_more_than_one() -> None:
         assert third[2] - third[1] < 0.8 * (first[2] - first[1])
 
 
-def test_what_a_class_is_taken_for() -> None:
-    """The most frequent wrong answer; a class that nobody answers with has no precision."""
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+def test_what_a_class_is_taken_for(kind: type[np.signedinteger]) -> None:
+    """The most frequent wrong answer; a class that nobody answers with has no precision. A store has 16 bits."""
     labels = np.array([0, 0, 0, 0, 1, 2])
-    first, second, third = class_figures(labels, np.array([[0, 2, 2, REJECTED, REJECTED, 2]]))
+    first, second, third = class_figures(labels, np.array([[0, 2, 2, REJECTED, REJECTED, 2]], dtype=kind))
     assert (first.recall[0], first.confused_with, first.confused) == (0.25, 2, 0.5)
     assert (second.recall[0], second.precision, second.confused_with) == (0, None, REJECTED)
     assert (third.confused_with, third.confused) == (None, 0)
