@@ -37,7 +37,7 @@ EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 2, "l0": 4}
 """Radii at which some images of :func:`small` break and some do not."""
 
 _FEW = {"steps": 3, "queries": 20, "pairs": 2, "binary_search_steps": 2, "initial_samples": 5, "n_target_classes": 2}
-_QUICK = {"draws": 2, "steps": 3, "train_rate": 0.3, "test_rate": 0.3}
+_QUICK = {"draws": 2, "steps": 3, "per_class": 6, "train_rate": 0.3, "test_rate": 0.3}
 
 
 def small() -> tuple[nn.Module, Tensor, Tensor]:

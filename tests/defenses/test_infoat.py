@@ -92,7 +92,7 @@ def test_the_observation_of_the_paper_depends_on_the_noise(digits: Any, network:
     """Images of high information are easier to attack where the noise is small, and harder where it is large."""
     train, test = digits
     images, labels = test.images[:128], test.labels[:128]
-    model = defend(network(), Undefended(), (train.images[:600], train.labels[:600]), epochs=4, lr=0.01, batch_size=64)
+    model = defend(network(), Undefended(), (train.images[:400], train.labels[:400]), epochs=4, lr=0.01, batch_size=64)
     perturbed = FMN(steps=10)(model, images, labels, norm="linf", eps=1)
     with torch.no_grad():
         logits = model(images)

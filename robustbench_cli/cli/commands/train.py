@@ -75,7 +75,8 @@ def train(
 
     Run the same command again to resume an interrupted training; a finished one is not repeated.
     With --set train.held_out=, train.ema= or train.swa_start= the latest, averaged and best weights are all kept: the selected
-    ones in the checkpoint, the others in FILE.latest.safetensors and so on beside it.
+    ones in the checkpoint, the others in FILE.latest.safetensors and so on beside it. Images that the defense learns, as
+    advkip does, are in FILE.learned.npz.
     Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
     from robustbench_cli.benchmarks.checkpoints.footprint import footprint
@@ -106,7 +107,7 @@ def train(
     kind, draws = ("randomized", " under one draw each") if defended.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * correct:.1f}{draws} on {images:,} test images"
     lines = [f"{output}: {training.label}, {kind}, {accuracy}", str(footprint(defended))]
-    console.report("\n".join([*lines, *_weights_lines(defended, model.cache)]))
+    console.report("\n".join([*lines, *_weights_lines(defended, model.cache), *_learned_lines(defended, model.cache)]))
 
 
 def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
@@ -134,6 +135,17 @@ def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
         ]
         epoch = f" (epoch {record['kept_epoch']:.0f})" if name == "best" else ""
         yield f"{name}{epoch}: {', '.join(parts)}: {file}"
+
+
+def _learned_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
+    """Writes the images that the model has learned, if there are any, beside its checkpoint; yields a line about them."""
+    from robustbench_cli.benchmarks.training.learned_data import learned_examples_of, write_learned_data
+
+    learned = learned_examples_of(defended.load())
+    if learned is not None:
+        file = defended.path.with_suffix(".learned.npz")
+        count = write_learned_data(learned, cache.data, file)
+        yield f"learned: {count:,} images, as training data for --dataset npz:{file}"
 
 
 def _require_one_length(

@@ -262,3 +262,17 @@ def test_a_budget_beside_another_length(advdef: Advdef, here: Path, options: tup
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.endswith(f"error: {line}\n")
     assert not [path for path in here.iterdir() if path.name.startswith("a.")]
+
+
+def test_learned_images_train_another_network(advdef: Advdef, here: Path) -> None:
+    """They are written beside the checkpoint, and a line names the file as a data set."""
+    learned = advdef(
+        "train", "--defense", "advkip", "--set", "advkip.per_class=2", "--epochs", "1", "-o", "kip.safetensors"
+    )
+    assert learned.code == 0
+    assert learned.out.splitlines()[-1] == "learned: 20 images, as training data for --dataset npz:kip.learned.npz"
+    network = advdef(
+        "train", "--dataset", "npz:kip.learned.npz", "--defense", "none", "--epochs", "1", "-o", "x.safetensors"
+    )
+    assert network.code == 0
+    assert "on 500 test images" in network.out
