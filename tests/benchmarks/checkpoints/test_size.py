@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from robustbench_cli.benchmarks.checkpoints.defended_model import model_size
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
+
+
+def test_weights_that_are_zero_are_counted_apart() -> None:
+    """Operations count whether their weights are zero or not, and the size is what a file says of it."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1)
+        model[0].weight[0] = 0
+    size = model_size(model, (1, 4, 4))
+    assert size == ModelSize(parameters=20 + 45, nonzero=20 + 45 - 9, macs=4 * 2 * 9 + 40)
+    assert ModelSize.model_validate_json(size.model_dump_json()) == size
+    with pytest.raises(ValidationError):
+        ModelSize(parameters=-1, nonzero=0, macs=0)
