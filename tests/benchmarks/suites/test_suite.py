@@ -12,6 +12,7 @@ import torch
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation.options import GridOptions
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
@@ -43,6 +44,7 @@ def defended(**changes: Any) -> DefendedModel:
         "randomized": False,
         "cost_of_all_draws": None,
         "training": {},
+        "size": ModelSize(parameters=1, nonzero=1, macs=1),
     }
     return DefendedModel(**usual | changes)
 
