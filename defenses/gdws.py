@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -65,13 +65,14 @@ class GDWS(Defense):
                 f"gdws approximates convolutions without groups that are larger than 1 x 1, and {type(model).__name__} has "
                 "none behind its first convolution"
             )
+        built = {layer: DepthwiseSeparable(layer) for layer in layers.values()}
         for name, layer in layers.items():
-            protected.set_submodule(name, DepthwiseSeparable(layer))
+            protected.set_submodule(name, built[layer])
         return protected
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, DepthwiseSeparable)}
-        for layer, importance in zip(layers.values(), self._importance(model, layers, trainer), strict=True):
+        layers = [layer for layer in model.modules() if isinstance(layer, DepthwiseSeparable)]
+        for layer, importance in zip(layers, self._importance(model, layers, trainer), strict=True):
             errors = importance[layer.channels] * layer.errors()
             if self.macs is None:
                 error = 0.1 if self.error is None else self.error
@@ -81,14 +82,12 @@ class GDWS(Defense):
                 affordable = self.macs * layer.outputs * layer.inputs * size / (size + layer.outputs)
                 layer.keep(most_important_pairs(errors, max(1, int(affordable))))
 
-    def _importance(
-        self, model: nn.Module, layers: Mapping[str, DepthwiseSeparable], trainer: Trainer
-    ) -> Sequence[Tensor]:
+    def _importance(self, model: nn.Module, layers: Sequence[DepthwiseSeparable], trainer: Trainer) -> Sequence[Tensor]:
         """The weights ``(C,)`` of the input channels of each layer."""
-        dense = copy.deepcopy(model).eval().requires_grad_(False)
-        convolutions = [layer.convolution() for layer in layers.values()]
-        for name, convolution in zip(layers, convolutions, strict=True):
-            dense.set_submodule(name, convolution)
+        convolutions = [layer.convolution() for layer in layers]
+        # A copy of the model that has them in place of the layers.
+        memo: dict[int, Any] = {id(layer): made for layer, made in zip(layers, convolutions, strict=True)}
+        dense = copy.deepcopy(model, memo).eval().requires_grad_(False)
         count = min(self.samples, len(trainer.examples))
         with trainer.seeded("samples"):
             images = list(torch.randperm(len(trainer.examples))[:count].unsqueeze(1))
@@ -100,14 +99,18 @@ class GDWS(Defense):
         # Without images, or where no gap depends on a layer, all channels are alike.
         return [
             means[number] if means and bool(means[number].any()) else torch.ones(layer.inputs, device=trainer.device)
-            for number, layer in enumerate(layers.values())
+            for number, layer in enumerate(layers)
         ]
 
 
 def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The convolutions that are approximated, by name."""
-    convolutions = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-    return {name: layer for name, layer in convolutions[1:] if layer.groups == 1 and layer.weight[0, 0].numel() > 1}
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    return {
+        name: layer
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, nn.Conv2d) and layer is not first and layer.groups == 1 and layer.weight[0, 0].numel() > 1
+    }
 
 
 def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
@@ -120,8 +123,8 @@ def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
     Returns:
         Their indices, in order.
     """
-    order = errors.double().argsort()
-    left_out = int((errors.double()[order].cumsum(0) <= largest).sum())
+    ascending, order = errors.double().sort()
+    left_out = int((ascending.cumsum(0) <= largest).sum())
     return order[min(left_out, len(order) - 1) :].sort().values
 
 

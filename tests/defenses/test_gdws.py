@@ -114,6 +114,16 @@ def test_a_residual_network_keeps_its_logits() -> None:
     torch.testing.assert_close(protected(images), model(images), rtol=1e-3, atol=1e-3)
 
 
+def test_a_layer_that_runs_twice_is_replaced_twice(digits: Any) -> None:
+    """It stays one layer, and its images weigh it in both places."""
+    train, _ = digits
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), shared, nn.ReLU(), shared, nn.Flatten(), nn.Linear(144, 10))
+    made = defend(model, GDWS(macs=0.9, samples=3), train)
+    assert made[1] is made[3]
+    assert isinstance(made[1], DepthwiseSeparable)
+
+
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(UserError, match="error and macs exclude each other"):
         GDWS.from_parameters({"error": 0.1, "macs": 0.5}, name="gdws")

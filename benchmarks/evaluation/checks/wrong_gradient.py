@@ -40,10 +40,10 @@ most 0.1.
 """
 
 _STRAIGHT = 0.5
-"""The largest part of a change by which its two halves, ahead of an image and behind it, may differ where smaller components move.
+"""The largest difference between a step's change ahead of an image and behind it, as a part of their sum, that shows no kink.
 
-An adversarially trained network ignores noise up to its radius, by ReLUs whose kinks are at just this distance from the images. There
-the changes of other pixels, 50 times those that the smaller components predict, begin.
+An adversarially trained network ignores noise up to its radius: its ReLUs have their kinks at this distance from the images. A step
+across them changes the gap some 50 times as much as the smaller components predict.
 """
 
 _CLEAR = (0.9, 1.5)

@@ -62,7 +62,7 @@ def _unbroken(text: str) -> Markup:
     """A text whose options, such as ``--repeats``, stay on one line; a picture as it is."""
     if isinstance(text, Markup):
         return text
-    # The name of an option has nothing that is escaped.
+    # The text is escaped first, and no escape looks like an option.
     escaped = str(escape(_visible(text)))
     return Markup(re.sub(r"(--[a-z][a-z-]*)", r'<span class="option">\1</span>', escaped))  # noqa: S704
 

@@ -37,17 +37,17 @@ class DepthwiseSeparable(ResizedLayer):
             "dilation": layer.dilation,
             "padding_mode": layer.padding_mode,
         }
-        self.inputs, self.outputs = layer.in_channels, layer.out_channels
+        self.inputs, self.outputs, self.has_bias = layer.in_channels, layer.out_channels, layer.bias is not None
         matrices = layer.weight.detach().transpose(0, 1).flatten(2)
         left, sizes, right = torch.linalg.svd(matrices, full_matrices=False)
         self.most = sizes.numel()
-        self._build(self.most, bias=layer.bias is not None, like=layer.weight)
-        with torch.no_grad():
-            self.channels.copy_(torch.arange(self.inputs).repeat_interleave(sizes.shape[1]))
-            self.depthwise.weight.copy_(right.reshape(self.depthwise.weight.shape))
-            self.pointwise.weight.copy_((left * sizes[:, None]).transpose(1, 2).flatten(0, 1).T[:, :, None, None])
-            if self.pointwise.bias is not None and layer.bias is not None:
-                self.pointwise.bias.copy_(layer.bias)
+        self._build(self.most, like=layer.weight)
+        state = {
+            "channels": torch.arange(self.inputs).repeat_interleave(sizes.shape[1]),
+            "depthwise.weight": right.reshape(self.depthwise.weight.shape),
+            "pointwise.weight": (left * sizes[:, None]).transpose(1, 2).flatten(0, 1).T[:, :, None, None],
+        }
+        self.load_state_dict(state if layer.bias is None else state | {"pointwise.bias": layer.bias})
 
     def forward(self, maps: Tensor) -> Tensor:
         """The outputs ``(N, M, H', W')`` of maps ``(N, C, H, W)``."""
@@ -62,13 +62,12 @@ class DepthwiseSeparable(ResizedLayer):
     @torch.no_grad()
     def convolution(self) -> nn.Conv2d:
         """The convolution that gives the same outputs."""
-        bias = self.pointwise.bias
         made: dict[str, Any] = {"device": self.channels.device, "dtype": self.pointwise.weight.dtype}
-        layer = nn.Conv2d(self.inputs, self.outputs, bias=bias is not None, **self._layer, **made)
+        layer = nn.Conv2d(self.inputs, self.outputs, bias=self.has_bias, **self._layer, **made)
         products = self.pointwise.weight * self.depthwise.weight.transpose(0, 1)
         layer.weight.zero_().index_add_(1, self.channels, products)
-        if layer.bias is not None and bias is not None:
-            layer.bias.copy_(bias)
+        if layer.bias is not None and self.pointwise.bias is not None:
+            layer.bias.copy_(self.pointwise.bias)
         return layer
 
     def keep(self, pairs: Tensor) -> None:
@@ -77,26 +76,19 @@ class DepthwiseSeparable(ResizedLayer):
         Args:
             pairs: Indices ``(G',)`` of the pairs that stay, at least one.
         """
-        channels, kernels, weights, bias = (
-            self.channels[pairs],
-            self.depthwise.weight[pairs],
-            self.pointwise.weight[:, pairs],
-            self.pointwise.bias,
-        )
-        self._build(len(pairs), bias=bias is not None, like=kernels)
-        with torch.no_grad():
-            self.channels.copy_(channels)
-            self.depthwise.weight.copy_(kernels)
-            self.pointwise.weight.copy_(weights)
-            if self.pointwise.bias is not None and bias is not None:
-                self.pointwise.bias.copy_(bias)
+        state = self.state_dict()
+        self._build(len(pairs), like=self.pointwise.weight)
+        state["channels"] = state["channels"][pairs]
+        state["depthwise.weight"] = state["depthwise.weight"][pairs]
+        state["pointwise.weight"] = state["pointwise.weight"][:, pairs]
+        self.load_state_dict(state)
 
-    def _build(self, pairs: int, *, bias: bool, like: Tensor) -> None:
+    def _build(self, pairs: int, *, like: Tensor) -> None:
         """Makes the layers for a number of pairs, with any weights."""
         made: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.register_buffer("channels", torch.zeros(pairs, dtype=torch.int64, device=like.device))
         self.depthwise = nn.Conv2d(pairs, pairs, groups=pairs, bias=False, **self._layer, **made)
-        self.pointwise = nn.Conv2d(pairs, self.outputs, 1, bias=bias, **made)
+        self.pointwise = nn.Conv2d(pairs, self.outputs, 1, bias=self.has_bias, **made)
 
     def resize(self, state: Mapping[str, Tensor]) -> None:
         """Takes the number of pairs from a state dict, before it is loaded.
@@ -110,4 +102,4 @@ class DepthwiseSeparable(ResizedLayer):
         fits = channels.dtype == torch.int64 and channels.dim() == 1 and 0 < len(channels) <= self.most
         if not fits or bool((channels < 0).any() | (channels >= self.inputs).any()):
             raise UserError(f"the channels are to be 1 to {self.most} numbers from 0 to {self.inputs - 1}")
-        self._build(len(channels), bias=self.pointwise.bias is not None, like=self.pointwise.weight)
+        self._build(len(channels), like=self.pointwise.weight)
