@@ -158,11 +158,11 @@ class Registry:
         """
         if self._split(name)[0] is not None:
             return
-        is_class = name.isidentifier() and name[0].isupper() and not name.isupper()
-        if is_class and name.casefold() not in self.names():
-            raise UserError(f"unknown {self.kind} '{name}': your own is named with its file, as in file.py:{name}")
         if ":" not in name:
-            raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
+            is_class = name.isidentifier() and name[0].isupper() and not name.isupper()
+            otherwise = f"your own is named with its file, as in file.py:{name}" if is_class else None
+            suggestion = did_you_mean(name, self.names(), kind=self.kind, otherwise=otherwise)
+            raise UserError(f"unknown {self.kind} '{name}': {suggestion}")
         if suggestion := self._other_prefix(name):
             raise UserError(f"unknown {self.kind} '{name}': {suggestion}")
 

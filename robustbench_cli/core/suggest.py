@@ -164,7 +164,9 @@ _YOUR_OWN = {
 }
 
 
-def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = None, lead: str = "known: ") -> str:
+def did_you_mean(
+    name: str, candidates: Iterable[str], *, kind: str | None = None, lead: str = "known: ", otherwise: str | None = None
+) -> str:
     """The end of a message about an unknown name: the names that were probably meant, or all known names.
 
     The search tries, in this order: the same letters with another case or other separators; the names of other libraries
@@ -176,6 +178,7 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
         kind: What the name should stand for (``attack``, ``defense``, ``model``, ``dataset``, ``suite``). It adds
             suggestions that are not plain names: a path, or the option for another kind.
         lead: The text before the list of all known names, such as "it has " for the names in a file.
+        otherwise: The text in place of this list.
 
     >>> did_you_mean("pdg", ["cw", "pgd"])
     "did you mean 'pgd'?"
@@ -194,6 +197,8 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
     )
     if suggestions:
         return f"did you mean {_either(suggestions)}?"
+    if otherwise is not None:
+        return otherwise
     if not known:
         return "there are none"
     alternative = f"; or {_YOUR_OWN[kind]}" if kind in _YOUR_OWN else ""

@@ -353,7 +353,8 @@ def test_checks_and_measurements_cost_few_passes(network: Network) -> None:
     result = evaluate(network, images, labels, attack=PGD(steps=5), eps=1e-4, device="cpu")
     assert result.flags == ()
     # Of these, 64 compare steps along the signs, and the smaller components, with finite differences, at 8 clean and 8 followed images.
-    assert sum(rows) - result.forwards <= 220
+    # 8 more are the gradients of the clean images inside [0.01, 0.99], where the smaller components can move both ways.
+    assert sum(rows) - result.forwards <= 228
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
