@@ -165,7 +165,12 @@ _YOUR_OWN = {
 
 
 def did_you_mean(
-    name: str, candidates: Iterable[str], *, kind: str | None = None, lead: str = "known: ", otherwise: str | None = None
+    name: str,
+    candidates: Iterable[str],
+    *,
+    kind: str | None = None,
+    lead: str = "known: ",
+    otherwise: str | None = None,
 ) -> str:
     """The end of a message about an unknown name: the names that were probably meant, or all known names.
 
