@@ -258,21 +258,21 @@ def measured_defended_model(
         randomized=randomized,
         cost_of_all_draws=cost,
         training=info.training,
-        size=model_size(model, info.shape),
+        size=model_size(model, example_images(info.shape)[:1]),
         config=info.config,
     )
 
 
-def model_size(model: nn.Module, shape: tuple[int, int, int]) -> ModelSize:
+def model_size(model: nn.Module, image: Tensor) -> ModelSize:
     """Measures the size of a model.
 
     Args:
         model: The model.
-        shape: ``(C, H, W)``, the images that it takes.
+        image: ``(1, C, H, W)`` in [0, 1], on the device of the model.
     """
     parameters = list(model.parameters())
     with isolated():
-        macs = multiply_accumulates(model, example_images(shape)[:1])
+        macs = multiply_accumulates(model, image)
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in parameters),

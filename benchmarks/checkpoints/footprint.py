@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, model_size
 from robustbench_cli.benchmarks.checkpoints.size import ModelSize
-from robustbench_cli.benchmarks.models.base.build import build_untrained
+from robustbench_cli.benchmarks.models.base.build import build_untrained, example_images
 
 __all__ = ["Footprint", "footprint"]
 
@@ -59,7 +59,7 @@ def footprint(defended: DefendedModel) -> Footprint:
     stages = defended.training.get("stages", [])
     return Footprint(
         size=defended.size,
-        network=model_size(network, defended.shape),
+        network=model_size(network, example_images(defended.shape)[:1]),
         cost_of_all_draws=defended.cost_of_all_draws,
         seconds=tuple((name, record["seconds"]) for stage in stages for name, record in stage["trained"].items()),
     )

@@ -226,5 +226,5 @@ def described(measured: MeasuredModel, classes: int) -> DefendedModel:
         randomized=measured.randomized,
         cost_of_all_draws=measured.cost_of_all_draws,
         training={},
-        size=model_size(measured.model, (channels, height, width)),
+        size=model_size(measured.model, measured.images[:1]),
     )

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
 Figures = dict[str, dict[str, Any]]
 """The figures of a part of measure.py, by attack and norm, by defense, or by scenario."""
 
-TOGETHER = (("steps", "forward"), ("attacks", "defenses", "training", "scenarios", "memory"), ("channels", "loading"))
+TOGETHER = (
+    ("steps", "forward"),
+    ("attacks", "defenses", "interface", "training", "scenarios", "memory"),
+    ("channels", "loading"),
+)
 """The parts that one process measures: importing torch takes longer than most of them."""
 
 

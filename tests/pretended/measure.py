@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from robustbench_cli import verbs
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.precision import Precision
@@ -160,6 +161,18 @@ def short_of_memory(_: str) -> Figures:
     return {"cpu": comparable(expected), "device": comparable(found), "out_of_memory": cuda.out_of_memory}
 
 
+def evaluated_in_memory(name: str) -> Figures:
+    """What the evaluation of a model in memory gives on the second of two devices, beside the CPU."""
+    model, images, labels = small()
+
+    def robust_accuracy(device: str) -> float:
+        evaluation = verbs.evaluate(model, images, labels, attack=name, eps=EPS["linf"], device=device)
+        return float(evaluation.summary["robust_accuracy"])
+
+    with pretended(ROOT, count=2):
+        return {"cpu": robust_accuracy("cpu"), "device": robust_accuracy("cuda:1")}
+
+
 def scenario(name: str) -> Figures:
     """Runs one of the scenarios of the device itself."""
     next(function for function in SCENARIOS if function.__name__ == name)()
@@ -171,6 +184,7 @@ PARTS: dict[str, tuple[Callable[..., Figures], Callable[[], list[Any]]]] = {
     "attacks": (beside_cpu, lambda: CASES),
     "forward": (forward, lambda: [(name,) for name in defenses.names()]),
     "defenses": (evaluated, lambda: [(name,) for name in defenses.names()]),
+    "interface": (evaluated_in_memory, lambda: [("pgd",)]),
     "training": (trained, lambda: [(name,) for name in defenses.names() if defenses.load(name).trains]),
     "scenarios": (scenario, lambda: [(function.__name__,) for function in SCENARIOS]),
     "memory": (short_of_memory, lambda: [("pgd",)]),

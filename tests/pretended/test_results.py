@@ -34,6 +34,12 @@ def test_an_evaluation_of_a_defense_gives_the_same(name: str, passed: Passed) ->
     assert figures["device"] == pytest.approx(figures["cpu"], nan_ok=True)
 
 
+def test_an_evaluation_of_a_model_in_memory_gives_the_same(passed: Passed) -> None:
+    """``advdef.evaluate(..., device="cuda:1")`` gives the robust accuracy of the CPU."""
+    figures = passed("interface", "pgd")
+    assert figures["device"] == figures["cpu"]
+
+
 @pytest.mark.parametrize("name", [name for name in defenses.names() if defenses.load(name).trains])
 def test_a_training_seldom_waits(name: str, passed: Passed) -> None:
     """An epoch of two batches waits for the device to read its loss, and for little else."""

@@ -16,7 +16,7 @@ def test_weights_that_are_zero_are_counted_apart() -> None:
         for parameter in model.parameters():
             parameter.fill_(1)
         model[0].weight[0] = 0
-    size = model_size(model, (1, 4, 4))
+    size = model_size(model, torch.zeros(1, 1, 4, 4))
     assert size == ModelSize(parameters=20 + 45, nonzero=20 + 45 - 9, macs=4 * 2 * 9 + 40)
     assert ModelSize.model_validate_json(size.model_dump_json()) == size
     with pytest.raises(ValidationError):
