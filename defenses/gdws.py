@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.surgery.depthwise import DepthwiseSeparable
+from robustbench_cli.defenses.base.surgery.random_weights import RandomWeights
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["GDWS", "channel_weights", "fewest_pairs", "most_important_pairs"]
@@ -26,7 +27,8 @@ class GDWS(Defense):
     nearest among those with as many depthwise kernels (MEGO), or by the one with the fewest kernels within an error (LEGO).
     The squared error of input channel c has a weight, as in the authors' code: how much the gaps between the largest logit
     and the others move with the channel's weights, ``sum_j ||d(z_top - z_j) / dW_c||^2 / (2 (z_top - z_j)^2 M K^2)``,
-    as a mean over clean training images. The first convolution, 1 x 1 convolutions and those with groups stay.
+    as a mean over clean training images. The first convolution, 1 x 1 convolutions, those with groups or random weights, and
+    subclasses of ``nn.Conv2d``, whose outputs may be others, stay.
 
     A kernel costs ``K^2 + M`` multiply-accumulates per pixel, and the convolution ``M C K^2``. So a small error may make a
     layer dearer: see the column ``macs``.
@@ -39,7 +41,10 @@ class GDWS(Defense):
     trains: ClassVar[bool] = False
 
     error: float | None = Field(
-        None, ge=0, lt=1, description="largest relative error of a layer's weights (LEGO); default: 0.1 without macs"
+        None,
+        ge=0,
+        lt=1,
+        description="largest relative error of a layer's weights, by weighted channels (LEGO); default: 0.1 without macs",
     )
     macs: float | None = Field(
         None,
@@ -62,8 +67,8 @@ class GDWS(Defense):
         layers = _convolutions(protected)
         if not layers:
             raise UserError(
-                f"gdws approximates convolutions without groups that are larger than 1 x 1, and {type(model).__name__} has "
-                "none behind its first convolution"
+                "gdws approximates convolutions that are larger than 1 x 1, without groups and random weights, and "
+                f"{type(model).__name__} has none behind its first convolution"
             )
         built = {layer: DepthwiseSeparable(layer) for layer in layers.values()}
         for name, layer in layers.items():
@@ -91,11 +96,11 @@ class GDWS(Defense):
         count = min(self.samples, len(trainer.examples))
         with trainer.seeded("samples"):
             images = list(torch.randperm(len(trainer.examples))[:count].unsqueeze(1))
-        found = [
+        of_images = [
             channel_weights(dense, convolutions, trainer.batch(image)[0])
             for image in trainer.steps(images, name="weighing the channels")
         ]
-        means = [torch.stack(of_layer).mean(0) for of_layer in zip(*found, strict=True)]
+        means = [torch.stack(of_layer).mean(0) for of_layer in zip(*of_images, strict=True)]
         # Without images, or where no gap depends on a layer, all channels are alike.
         return [
             means[number] if means and bool(means[number].any()) else torch.ones(layer.inputs, device=trainer.device)
@@ -106,22 +111,23 @@ class GDWS(Defense):
 def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The convolutions that are approximated, by name."""
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    excluded = [first, *(layer.layer for layer in model.modules() if isinstance(layer, RandomWeights))]
     return {
         name: layer
         for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, nn.Conv2d) and layer is not first and layer.groups == 1 and layer.weight[0, 0].numel() > 1
+        if type(layer) is nn.Conv2d and layer.groups == 1 and layer.weight[0, 0].numel() > 1 and layer not in excluded
     }
 
 
 def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
-    """The fewest pairs without whose rest the error is at most a given one (LEGO); one at least.
+    """The fewest pairs that keep the error of leaving out the others within a limit (LEGO); at least one.
 
     Args:
         errors: The squared errors ``(G,)`` of leaving out each pair.
         largest: The largest squared error of all pairs that are left out.
 
     Returns:
-        Their indices, in order.
+        Their indices ``(G',)``, ascending.
     """
     ascending, order = errors.double().sort()
     left_out = int((ascending.cumsum(0) <= largest).sum())
@@ -129,14 +135,14 @@ def fewest_pairs(errors: Tensor, largest: float) -> Tensor:
 
 
 def most_important_pairs(errors: Tensor, count: int) -> Tensor:
-    """The pairs that leave the least error among as many (MEGO).
+    """The pairs that leave the smallest error, for a number of pairs (MEGO).
 
     Args:
         errors: The squared errors ``(G,)`` of leaving out each pair.
         count: The number of pairs; all if there are fewer.
 
     Returns:
-        Their indices, in order.
+        Their indices ``(G',)``, ascending.
     """
     return errors.topk(min(count, len(errors))).indices.sort().values
 
@@ -146,7 +152,7 @@ def channel_weights(model: nn.Module, layers: Sequence[nn.Conv2d], image: Tensor
 
     Args:
         model: The model, in evaluation mode.
-        layers: Convolutions of it.
+        layers: Convolutions of it. Their weights are set to require gradients.
         image: ``(1, C, H, W)``.
 
     Returns:
@@ -156,13 +162,13 @@ def channel_weights(model: nn.Module, layers: Sequence[nn.Conv2d], image: Tensor
     with torch.enable_grad():
         logits = model(image)[0]
     top = int(logits.argmax())
-    found = [torch.zeros(layer.in_channels, device=image.device) for layer in layers]
+    of_layers = [torch.zeros(layer.in_channels, device=image.device) for layer in layers]
     for number in range(len(logits)):
         if number == top:
             continue
         gap = logits[top] - logits[number]
         gradients = torch.autograd.grad(gap, weights, retain_graph=True, materialize_grads=True)
         square = gap.detach().square().clamp_min(torch.finfo(gap.dtype).tiny)
-        for layer, gradient in enumerate(gradients):
-            found[layer] += gradient.square().sum((0, 2, 3)) / (2 * square * gradient[:, 0].numel())
-    return found
+        for of_layer, gradient in zip(of_layers, gradients, strict=True):
+            of_layer.add_(gradient.square().sum((0, 2, 3)) / (2 * square * gradient[:, 0].numel()))
+    return of_layers

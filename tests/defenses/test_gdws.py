@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.nn import functional
 from torchvision.models import resnet18
 
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.base.surgery.depthwise import DepthwiseSeparable
 from robustbench_cli.defenses.gdws import GDWS, channel_weights, fewest_pairs, most_important_pairs
+from robustbench_cli.defenses.pni import PNI
 
 
 def convolution(seed: int = 0) -> nn.Conv2d:
@@ -114,8 +116,25 @@ def test_a_residual_network_keeps_its_logits() -> None:
     torch.testing.assert_close(protected(images), model(images), rtol=1e-3, atol=1e-3)
 
 
-def test_a_layer_that_runs_twice_is_replaced_twice(digits: Any) -> None:
-    """It stays one layer, and its images weigh it in both places."""
+class Padded(nn.Conv2d):
+    """A convolution that pads its input itself, as some of timm do."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(functional.pad(maps, (0, 1, 0, 1)))
+
+
+def test_convolutions_that_compute_something_else_stay() -> None:
+    """Those of a subclass, and those whose weights are drawn."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Padded(4, 4, 2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
+    images = torch.rand(2, 1, 8, 8)
+    protected = GDWS().protect(model, images)
+    assert [type(layer) for layer in protected[:3]] == [nn.Conv2d, Padded, DepthwiseSeparable]
+    torch.testing.assert_close(protected(images), model(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="without groups and random weights"):
+        GDWS().protect(PNI().protect(model, images), images)
+
+
+def test_a_layer_that_runs_twice_stays_one_layer(digits: Any) -> None:
     train, _ = digits
     shared = nn.Conv2d(4, 4, 3, padding=1)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), shared, nn.ReLU(), shared, nn.Flatten(), nn.Linear(144, 10))
@@ -128,5 +147,5 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(UserError, match="error and macs exclude each other"):
         GDWS.from_parameters({"error": 0.1, "macs": 0.5}, name="gdws")
     grouped = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 1))
-    with pytest.raises(UserError, match="gdws approximates convolutions without groups that are larger than 1 x 1"):
+    with pytest.raises(UserError, match="gdws approximates convolutions that are larger than 1 x 1, without groups"):
         GDWS().protect(grouped, torch.zeros(1, 2, 9, 9))
