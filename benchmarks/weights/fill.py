@@ -105,7 +105,10 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
         OtherClassesError: The file is of a model with another number of classes.
         UserError: A name is missing or left over, a shape differs, a layer cannot have its size, or a weight is NaN or infinite.
     """
-    resize_layers(model, tensors)
+    try:
+        resize_layers(model, tensors)
+    except UserError as error:
+        raise UserError(f"{path} does not fit {spec}: {error}") from None
     expected = model.state_dict()
     state = tensors if isinstance(tensors, StateDict) else StateDict(tensors)
     candidates = _all_candidates(model, state, {})

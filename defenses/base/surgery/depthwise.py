@@ -40,8 +40,8 @@ class DepthwiseSeparable(ResizedLayer):
         self.inputs, self.outputs, self.has_bias = layer.in_channels, layer.out_channels, layer.bias is not None
         matrices = layer.weight.detach().transpose(0, 1).flatten(2)
         left, sizes, right = torch.linalg.svd(matrices, full_matrices=False)
-        self.most = sizes.numel()
-        self._build(self.most, like=layer.weight)
+        self.most_pairs = sizes.numel()
+        self._build(self.most_pairs, like=layer.weight)
         state = {
             "channels": torch.arange(self.inputs).repeat_interleave(sizes.shape[1]),
             "depthwise.weight": right.reshape(self.depthwise.weight.shape),
@@ -55,15 +55,15 @@ class DepthwiseSeparable(ResizedLayer):
         return outputs
 
     def errors(self) -> Tensor:
-        """By how much the squared error of the weights grows without each pair ``(G,)``: its singular value squared."""
+        """The squared error of the weights without each of the G pairs ``(G,)``: its singular value squared."""
         kernels, weights = self.depthwise.weight.detach(), self.pointwise.weight.detach()
         return kernels.flatten(1).square().sum(1) * weights.flatten(1).square().sum(0)
 
     @torch.no_grad()
     def convolution(self) -> nn.Conv2d:
         """The convolution that gives the same outputs."""
-        made: dict[str, Any] = {"device": self.channels.device, "dtype": self.pointwise.weight.dtype}
-        layer = nn.Conv2d(self.inputs, self.outputs, bias=self.has_bias, **self._layer, **made)
+        factory: dict[str, Any] = {"device": self.channels.device, "dtype": self.pointwise.weight.dtype}
+        layer = nn.Conv2d(self.inputs, self.outputs, bias=self.has_bias, **self._layer, **factory)
         products = self.pointwise.weight * self.depthwise.weight.transpose(0, 1)
         layer.weight.zero_().index_add_(1, self.channels, products)
         if layer.bias is not None and self.pointwise.bias is not None:
@@ -85,21 +85,21 @@ class DepthwiseSeparable(ResizedLayer):
 
     def _build(self, pairs: int, *, like: Tensor) -> None:
         """Makes the layers for a number of pairs, with any weights."""
-        made: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.register_buffer("channels", torch.zeros(pairs, dtype=torch.int64, device=like.device))
-        self.depthwise = nn.Conv2d(pairs, pairs, groups=pairs, bias=False, **self._layer, **made)
-        self.pointwise = nn.Conv2d(pairs, self.outputs, 1, bias=self.has_bias, **made)
+        self.depthwise = nn.Conv2d(pairs, pairs, groups=pairs, bias=False, **self._layer, **factory)
+        self.pointwise = nn.Conv2d(pairs, self.outputs, 1, bias=self.has_bias, **factory)
 
     def resize(self, state: Mapping[str, Tensor]) -> None:
         """Takes the number of pairs from a state dict, before it is loaded.
 
         Raises:
-            UserError: The state dict repeats other channels than the input has, none, or more than there are pairs.
+            UserError: The state dict has no pair, more than the convolution has, or a channel that the input has not.
         """
         channels = state.get("channels")
         if channels is None:
             return
-        fits = channels.dtype == torch.int64 and channels.dim() == 1 and 0 < len(channels) <= self.most
+        fits = channels.dtype == torch.int64 and channels.dim() == 1 and 0 < len(channels) <= self.most_pairs
         if not fits or bool((channels < 0).any() | (channels >= self.inputs).any()):
-            raise UserError(f"the channels are to be 1 to {self.most} numbers from 0 to {self.inputs - 1}")
+            raise UserError(f"channels has to be 1 to {self.most_pairs} integers from 0 to {self.inputs - 1}")
         self._build(len(channels), like=self.pointwise.weight)

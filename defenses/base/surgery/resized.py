@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from robustbench_cli.core.errors import UserError
+
 __all__ = ["ResizedLayer", "resize_layers"]
 
 
@@ -24,7 +26,7 @@ class ResizedLayer(nn.Module, ABC):
             state: The layer's part of a state dict, by the layer's own names. It may lack names.
 
         Raises:
-            UserError: The layer cannot have this size.
+            UserError: The layer cannot have this size; the message begins with the name of a tensor.
         """
 
 
@@ -36,11 +38,13 @@ def resize_layers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: The state dict.
 
     Raises:
-        UserError: As for :meth:`ResizedLayer.resize`.
+        UserError: A layer cannot have its size; the message begins with the name of a tensor.
     """
     for path, layer in model.named_modules():
         if isinstance(layer, ResizedLayer):
             prefix = f"{path}." if path else ""
-            layer.resize(
-                {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            )
+            state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            try:
+                layer.resize(state)
+            except UserError as error:
+                raise UserError(f"{prefix}{error}") from None

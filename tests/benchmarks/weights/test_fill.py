@@ -49,15 +49,18 @@ def test_a_missing_counter_of_batch_norm_is_no_fault(tmp_path: Path) -> None:
 
 def test_a_layer_takes_its_size_from_the_file(tmp_path: Path) -> None:
     """A newly built layer does not know how many pairs of its weights were left; one that cannot be is refused."""
-    kept, built = (nn.Sequential(DepthwiseSeparable(nn.Conv2d(2, 3, 2))) for _ in range(2))
-    layer = kept[0]
+    saved, built = (nn.Sequential(DepthwiseSeparable(nn.Conv2d(2, 3, 2))) for _ in range(2))
+    layer = saved[0]
     assert isinstance(layer, DepthwiseSeparable)
     layer.keep(torch.tensor([1, 5]))
-    fill(built, kept.state_dict(), tmp_path / "a.pt", spec="x")
+    state = saved.state_dict()
+    fill(built, state, tmp_path / "a.pt", spec="x")
     images = torch.rand(4, 2, 5, 5)
-    assert torch.equal(built(images), kept(images))
+    assert torch.equal(built(images), saved(images))
     with pytest.raises(UserError, match=r"a\.pt does not fit x: of another shape 0\.depthwise\.weight"):
-        fill(built, kept.state_dict() | {"0.channels": torch.zeros(3, dtype=torch.int64)}, tmp_path / "a.pt", spec="x")
+        fill(built, state | {"0.channels": torch.zeros(3, dtype=torch.int64)}, tmp_path / "a.pt", spec="x")
+    with pytest.raises(UserError, match=r"a\.pt does not fit x: 0\.channels has to be 1 to 6 integers from 0 to 1$"):
+        fill(built, state | {"0.channels": torch.tensor([2])}, tmp_path / "a.pt", spec="x")
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:

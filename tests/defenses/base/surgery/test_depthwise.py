@@ -42,5 +42,5 @@ def test_with_all_pairs_it_is_the_convolution(options: dict[str, Any]) -> None:
 def test_a_damaged_file_is_refused(channels: list[int]) -> None:
     layer = DepthwiseSeparable(convolution())
     state = layer.state_dict() | {"channels": torch.tensor(channels, dtype=torch.int64)}
-    with pytest.raises(UserError, match="the channels are to be 1 to 6 numbers from 0 to 1"):
+    with pytest.raises(UserError, match=r"^channels has to be 1 to 6 integers from 0 to 1$"):
         layer.resize(state)
