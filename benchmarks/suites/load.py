@@ -72,12 +72,12 @@ def _parsed(file: YamlFile) -> SuiteConfig:
         raise UserError(f"{file.path} is not a suite: give 'attacks: [pgd, cw]'")
     for key in file.value:
         if key not in SuiteConfig.model_fields:
-            known = (
+            hint = (
                 f"it belongs to the model, as in 'model: {{name: ..., {key}: ...}}'"
-                if key in ModelConfig.model_fields
+                if key != "name" and key in ModelConfig.model_fields
                 else did_you_mean(str(key), SuiteConfig.model_fields)
             )
-            raise UserError(f"{file.location(key)}: unknown key '{key}': {known}")
+            raise UserError(f"{file.location(key)}: unknown key '{key}': {hint}")
     try:
         config = SuiteConfig.model_validate(file.value)
     except ValidationError as error:
