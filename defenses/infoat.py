@@ -42,7 +42,7 @@ class InfoAT(AdversarialTraining):
     noise: float = Field(
         0.15,
         gt=0,
-        description="standard deviation of the latents' noise, relative to the root mean squared distance of two latents",
+        description="standard deviation of the latents' noise, relative to the root mean square of the distances in a batch",
     )
 
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def pointwise_information(latents: Tensor, noise: float) -> Tensor:
 
     Args:
         latents: ``(N, d)``.
-        noise: s, relative to the root mean squared distance of two latents.
+        noise: s, relative to the root mean square of the ``N^2`` distances between latents.
 
     Returns:
         ``(N,)`` in [0, log N]: 0 if all latents are equal, log N if the latent is far from all others.

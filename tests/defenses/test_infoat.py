@@ -33,8 +33,8 @@ def test_the_information_is_that_of_a_kernel_density() -> None:
     )
 
 
-@pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
-def test_the_mean_bounds_the_mutual_information(noise: float) -> None:
+@pytest.mark.parametrize(("noise", "gap"), [(0.005, 1e-3), (0.05, 0.1), (1.0, 0.2)])
+def test_the_mean_bounds_the_mutual_information(noise: float, gap: float) -> None:
     """In one dimension the entropy of the noisy latents is an integral. The bound is tight where the noise is small."""
     latents = np.array([0.0, 0.1, 1.0, 3.0])
     deviation = noise * np.sqrt(((latents[:, None] - latents) ** 2).mean())
@@ -46,8 +46,7 @@ def test_the_mean_bounds_the_mutual_information(noise: float) -> None:
     entropy = quad(density_times_log, -10, 13, limit=500, points=latents)[0]
     exact = entropy - norm(scale=deviation).entropy()
     bound = pointwise_information(torch.from_numpy(latents)[:, None], noise).mean().item()
-    assert exact <= bound + 1e-4
-    assert bound <= exact + 0.3
+    assert exact - 1e-4 <= bound <= exact + gap
 
 
 def test_equal_and_distant_latents() -> None:
