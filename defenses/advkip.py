@@ -31,7 +31,7 @@ class AdvKIP(AttackInTraining, Defense):
     The regression on learned images X with targets Y is ``f(x) = K(x, X) (K(X, X) + r I)^-1 Y``. K is the neural tangent
     kernel of an infinitely wide, fully connected ReLU network, or RBF. A training step makes images x' by PGD on the squared
     error ``||f(x') - y||^2``, and descends the same error in X and Y. X starts from training images. Targets are one-hot
-    labels minus 1/K, with K classes. The regression replaces the network, of which only the number of classes is used.
+    labels minus their mean. The regression replaces the network, of which only the number of classes is used.
 
     ``advdef train`` writes the learned images beside the checkpoint, as training data for any network::
 
@@ -67,8 +67,8 @@ class AdvKIP(AttackInTraining, Defense):
         limit = math.isqrt(_MAX_ENTRIES // (self.depth if self.kernel == "ntk" else 1))
         if images > limit:
             raise UserError(
-                f"advkip.per_class is {self.per_class}, and the kernel matrix of {images:,} learned images is too large for the memory: "
-                f"give at most {limit // classes}, which is {limit:,} images of {classes} classes"
+                f"advkip.per_class is {self.per_class}, and the kernel matrix of {images:,} learned images is too large: "
+                f"give at most {limit // classes}, as {classes} classes may have {limit:,} images"
             )
         return KernelRegression(self, example, classes)
 
@@ -99,9 +99,9 @@ class AdvKIP(AttackInTraining, Defense):
                 f"advkip.per_class is {self.per_class}, and class {fewest} has {counts[fewest]} training images to start from: "
                 f"give at most {counts[fewest]}"
             )
-        every = torch.cat(labels)
-        first = torch.cat([(every == label).nonzero()[: self.per_class, 0] for label in range(classes)])
-        return torch.cat(images)[first]
+        loaded = torch.cat(labels)
+        chosen = torch.cat([(loaded == label).nonzero()[: self.per_class, 0] for label in range(classes)])
+        return torch.cat(images)[chosen]
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean squared error on images from PGD; see :data:`~.gradients.TrainingLoss`.

@@ -47,10 +47,10 @@ def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Pa
     if isinstance(attack, ForeignAttack):
         return None
     queries = attack.most_queries()
-    return _counted(attack, norm, classes) if queries is None else Passes(queries, 0)
+    return _counted_passes(attack, norm, classes) if queries is None else Passes(queries, 0)
 
 
-def _counted(attack: Attack, norm: Norm | None, classes: int) -> Passes:
+def _counted_passes(attack: Attack, norm: Norm | None, classes: int) -> Passes:
     """The passes of an attack that is run on an image that it cannot break."""
     model = _Unbreakable(classes)
     images = torch.full((1, *_SHAPE), 0.5)

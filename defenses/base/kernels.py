@@ -25,7 +25,8 @@ def neural_tangent_kernel(first: Tensor, second: Tensor, depth: int) -> Tensor:
         depth: The number of hidden layers, at least 1.
 
     Returns:
-        ``(N, M)``, differentiable in both inputs. Its slope is infinite where two rows are parallel; there it is 0.
+        ``(N, M)``, differentiable in both inputs. Parallel rows, where the slope is infinite, have a gradient of 0 and in
+        float32 a kernel that is too small by 0.02 %, because angles are at least 0.001.
 
     >>> rows = torch.tensor([[3.0, 4.0], [-4.0, 3.0]])
     >>> neural_tangent_kernel(rows, rows, 1)

@@ -41,6 +41,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
 
+    # Otherwise torch wraps __torch_dispatch__, for which it loads its compiler.
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
@@ -49,7 +50,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
         if formula is None:
-            # What is made of other operations is counted by these.
+            # A composite operation is counted by its parts.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:

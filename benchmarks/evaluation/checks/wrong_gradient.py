@@ -121,8 +121,8 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
 
     A few large components may agree while all others have wrong signs, which a step in linf follows. So the same is measured along
     the smaller components only, and steps along the signs of the gradient must raise the gap as predicted, up to a factor of 2.5.
-    A kink that leaves a large gradient right may change more than small components do: where the gap does not change alike ahead
-    and behind, the smaller components are not compared, and nothing is said if half of the images have such a kink.
+    At a kink the gap may change more than the smaller components predict, although the gradient is right. So changes that differ
+    ahead of an image and behind it are left out, and a step at which they are the majority does not count.
 
     A layer whose gradient is that of a surrogate (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`) has no
     slope to compare with. Such a model is measured with the surrogates in place of the layers. In addition, each layer and
@@ -190,7 +190,7 @@ def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
     compared = _Compared(measured, images)
     if _disagrees(compared, _signs) or _step_falls_short(compared):
         return True
-    # Steps that leave [0, 1] are cut on one side only, like a kink.
+    # At the edges of [0, 1] a step is cut on one side only, which looks like a kink.
     inner = _Compared(measured, images.clamp(_STEPS[-1], 1 - _STEPS[-1]))
     return _disagrees(inner, _signs_of_smaller, straight=True)
 
@@ -229,9 +229,9 @@ def _disagrees(compared: _Compared, directed: _Directed, *, straight: bool = Fal
         clear = (_are_alike(*both, *_CLEAR) for both in _changes_along(compared, few, directed, straight=straight))
         if any(alike is True for alike in clear):
             return False
-    every = _changes_along(compared, all_of_them, directed, straight=straight)
-    found = [_are_alike(*both, *_ENOUGH) for both in every]
-    return bool(found) and all(alike is False for alike in found)
+    changes = _changes_along(compared, all_of_them, directed, straight=straight)
+    agreements = [_are_alike(*both, *_ENOUGH) for both in changes]
+    return bool(agreements) and all(alike is False for alike in agreements)
 
 
 def _step_falls_short(compared: _Compared) -> bool:
@@ -300,10 +300,10 @@ def _changes_along(
         differences, predictions = (change.double().view(halves, draws, -1).mean(1) for change in both)
         if straight:
             bends = (gaps_above + gaps_below - 2 * middle).double().view(halves, draws, -1).mean(1)
-            kept = bends.mean(0).abs() <= _STRAIGHT * differences.mean(0).abs()
-            if 2 * int(kept.sum()) < len(kept):
+            is_straight = bends.mean(0).abs() <= _STRAIGHT * differences.mean(0).abs()
+            if 2 * int(is_straight.sum()) < len(is_straight):
                 continue
-            differences, predictions = differences[:, kept], predictions[:, kept]
+            differences, predictions = differences[:, is_straight], predictions[:, is_straight]
         yield differences, predictions
 
 

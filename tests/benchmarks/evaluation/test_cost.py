@@ -46,7 +46,11 @@ def test_the_cost_is_what_the_papers_algorithms_take(attack: Attack, norm: Norm,
 
 @pytest.mark.parametrize(
     ("attack", "norm"),
-    [(Square(queries=40, restarts=2), "linf"), (Square(queries=40, candidates=4), "l2"), (SparseRS(queries=30), "l0")],
+    [
+        (Square(queries=40, restarts=2), "linf"),
+        (Square(queries=40, candidates=4), "l2"),
+        (SparseRS(queries=30, restarts=2), "l0"),
+    ],
 )
 def test_the_queries_that_an_attack_states_are_those_that_it_takes(attack: Attack, norm: Norm) -> None:
     """On a model whose answer no perturbation changes."""
