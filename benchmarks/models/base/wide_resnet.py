@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_cli.benchmarks.models.base.deepmind import DeepMindWideResNet
 from robustbench_cli.benchmarks.models.base.options import model_options
 
-__all__ = ["WideResNet", "wide_resnet"]
+__all__ = ["WideResNet", "init_wide_resnet", "wide_group", "wide_resnet"]
 
 
 def wide_resnet(
@@ -60,19 +60,15 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.block1 = _group(blocks, 16, 16 * width, 1, activation)
-        self.block2 = _group(blocks, 16 * width, 32 * width, 2, activation)
-        self.block3 = _group(blocks, 32 * width, 64 * width, 2, activation)
+        self.block1 = wide_group(blocks, 16, 16 * width, stride=1, activation=activation)
+        self.block2 = wide_group(blocks, 16 * width, 32 * width, stride=2, activation=activation)
+        self.block3 = wide_group(blocks, 32 * width, 64 * width, stride=2, activation=activation)
         self.bn1 = nn.BatchNorm2d(64 * width)
         self.relu = activation()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(64 * width, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                outputs = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / outputs))
-        nn.init.zeros_(self.fc.bias)
+        init_wide_resnet(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` → logits ``(N, K)``."""
@@ -81,8 +77,32 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _group(blocks: int, inputs: int, outputs: int, stride: int, activation: type[nn.Module]) -> nn.Sequential:
-    """One group; only its first block changes the number of channels and the size."""
+def init_wide_resnet(network: nn.Module) -> None:
+    """Draws the initial weights of convolutions as the wide residual networks' authors do, and sets the biases of linear layers to 0.
+
+    Args:
+        network: Is changed in place.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            outputs = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, 0, math.sqrt(2 / outputs))
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def wide_group(
+    blocks: int, inputs: int, outputs: int, *, stride: int, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """One group of blocks; only the first block changes the number of channels and the size.
+
+    Args:
+        blocks: Their number.
+        inputs: The number of channels before.
+        outputs: The number of channels behind.
+        stride: The factor by which the size of the feature maps falls.
+        activation: After each batch normalization.
+    """
     first = _Block(inputs, outputs, stride, activation)
     others = (_Block(outputs, outputs, 1, activation) for _ in range(blocks - 1))
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *others)))
@@ -100,10 +120,14 @@ class _Block(nn.Module):
         self.relu2 = activation()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         # TRADES writes the name so.
-        self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if inputs != outputs else None
+        self.convShortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if inputs != outputs or stride != 1 else None
+        )
+        self.active_shortcut = inputs != outputs
 
     def forward(self, features: Tensor) -> Tensor:
         active = self.relu1(self.bn1(features))
-        shortcut = features if self.convShortcut is None else self.convShortcut(active)
+        carried = active if self.active_shortcut else features
+        shortcut = carried if self.convShortcut is None else self.convShortcut(carried)
         result: Tensor = shortcut + self.conv2(self.relu2(self.bn2(self.conv1(active))))
         return result

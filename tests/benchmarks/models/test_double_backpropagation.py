@@ -18,6 +18,7 @@ from robustbench_cli.benchmarks.models.base.deepmind import DeepMindWideResNet
 from robustbench_cli.benchmarks.models.base.source import ModelSource
 from robustbench_cli.benchmarks.models.base.wide_resnet import WideResNet
 from robustbench_cli.benchmarks.models.preact_resnet18 import PreActResNet18
+from robustbench_cli.benchmarks.models.robust_wrn import robust_wrn
 
 from .conftest import as_trained
 
@@ -47,6 +48,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wrn-28-10": partial(WideResNet, depth=10, width=1, channels=3, classes=4),
     "wrn-34-10:silu": partial(WideResNet, depth=10, width=1, channels=3, classes=4, activation=nn.SiLU),
     "wrn-70-16:deepmind": partial(DeepMindWideResNet, depth=10, width=1, channels=3, classes=4),
+    "robust-wrn": partial(robust_wrn, shape=(3, 32, 32), classes=4, argument="1x1"),
     "timm": partial(build_model, "timm:test_vit", shape=(3, 32, 32), classes=4),
     "torchvision": partial(build_model, "torchvision:squeezenet1_1", shape=(3, 32, 32), classes=4),
 }
