@@ -140,10 +140,10 @@ def _efficiencies(
         key: [counts.index(part.tobytes(), part) for part in (model.succeeded, model.possible, model.clean)]
         for key, model in models.items()
     }
-    lost = []
+    loss_indices = []
     for base, own in pairs:
         loss = rows[id(base)][2], base.draws, rows[id(own)][2], own.draws
-        lost.append(losses.index(loss, loss))
+        loss_indices.append(losses.index(loss, loss))
     position = {key: index for index, key in enumerate(rows)}
     before, after = ([position[id(pair[side])] for pair in pairs] for side in (0, 1))
     succeeded, possible, _ = np.array([*rows.values()]).T
@@ -164,18 +164,17 @@ def _efficiencies(
         )
         of_pairs = rates[before]
         of_pairs -= rates[after]
-        of_pairs *= (100 / np.maximum(of_losses, LOSS_FLOOR))[lost]
+        of_pairs *= (100 / np.maximum(of_losses, LOSS_FLOOR))[loss_indices]
         return of_pairs, of_losses
 
     most_draws = max(model.draws for model in models.values())
-    samples, lost_in_samples = scores(_sums(distinct, most_draws, resamples, seed))
+    samples, losses_in_samples = scores(_sums(distinct, most_draws, resamples, seed))
     low, high = _quantiles(samples, 0.025, 0.975)
-    loss_within_interval = _quantiles(lost_in_samples, 0.025)[0] <= 0
+    loss_within_interval = _quantiles(losses_in_samples, 0.025)[0] <= 0
     (score,), (loss,) = (values.T for values in scores(distinct.sum(axis=1, keepdims=True, dtype=np.float64)))
-    for values in zip(
-        *(part.tolist() for part in (score, low, high, loss[lost], loss_within_interval[lost])), strict=True
-    ):
-        yield DefenseEfficiency(*values)
+    figures = score, low, high, loss[loss_indices], loss_within_interval[loss_indices]
+    for of_pair in zip(*(values.tolist() for values in figures), strict=True):
+        yield DefenseEfficiency(*of_pair)
 
 
 def _quantiles(samples: NDArray[np.floating[Any]], *shares: float) -> NDArray[Any]:
