@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.checkpoints.training_record import checked_record
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
+from robustbench_cli.benchmarks.models.base.build import (
+    build_from_file,
+    build_untrained,
+    example_images,
+    normalization_fields,
+    normalized,
+)
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.plausible_size import require_plausible_size
 from robustbench_cli.benchmarks.models.base.source import bare_network, model_source, own_model_for
@@ -247,7 +253,8 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
         )
         message = f"{message + ';' if message else path} as {built.spec}: {assumptions}"
     mean, std = built.metadata.normalization(**normalization)
-    info = info.model_copy(update={"mean": mean, "std": std, "model": built.spec, "config": built.config})
+    fields = normalization_fields(mean, std, channels=info.shape[0])
+    info = info.model_copy(update={**fields, "model": built.spec, "config": built.config})
     # The names in a foreign file are the network's own, so the normalization is added after the weights.
     model = normalized(built.network, mean=info.mean, std=info.std, channels=info.shape[0])
     if message:
@@ -282,6 +289,9 @@ def _load_advdef(
 ) -> tuple[nn.Module, CheckpointInfo]:
     """The model and the description of one of our own checkpoints."""
     tensors = file.tensors(path)
+    channels = info.shape[0]
+    info = info.model_copy(update=normalization_fields(info.mean, info.std, channels=channels))
+    options = {**options, **normalization_fields(options["mean"], options["std"], channels=channels)}
     for key, value in options.items():
         if value is not None and value != getattr(info, key):
             raise UserError(f"{path} was made with {key} {getattr(info, key)}, not {value}: leave {key} out")

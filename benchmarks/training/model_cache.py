@@ -38,6 +38,7 @@ from robustbench_cli.benchmarks.models.base.build import (
     build_untrained,
     default_model,
     is_trained,
+    normalization_fields,
     require_fit,
     says_if_trained,
 )
@@ -219,7 +220,8 @@ class ModelCache:
                 from theirs.
         """
         data = self.data
-        fields = {"model_source": models.source_of(model), "config": config, "mean": mean, "std": std}
+        fields: dict[str, Any] = {"model_source": models.source_of(model), "config": config}
+        fields |= normalization_fields(mean, std, channels=data.shape[0])
         source = model_source(model, config=config or None)
         if classes is not None and not data.allows_classes(classes):
             raise UserError(f"--classes is {classes:,}, and {data.name} has {data.classes:,} classes: leave it out")
@@ -248,8 +250,8 @@ class ModelCache:
         )
         mean, std = metadata.normalization(mean, std)
         classes = None if outputs == data.classes else outputs
-        known = {"model": source.spec, "weights": source.fingerprint, "classes": classes, "mean": mean, "std": std}
-        return fields | known
+        known = {"model": source.spec, "weights": source.fingerprint, "classes": classes}
+        return fields | known | normalization_fields(mean, std, channels=data.shape[0])
 
     def _own_weights(self, model: str, classes: int) -> str:
         """The sha256 of the weights that a user's model brings: their file may change while the code stays the same.

@@ -39,6 +39,7 @@ __all__ = [
     "default_model",
     "example_images",
     "is_trained",
+    "normalization_fields",
     "normalized",
     "require_fit",
     "says_if_trained",
@@ -101,6 +102,29 @@ def _channel_values(values: Numbers, name: str, channels: int) -> list[float]:
         known = "one channel, give one" if channels == 1 else f"{channels} channels, give one or {channels}"
         raise UserError(f"{name} has {len(numbers)} numbers: the images have {known}")
     return numbers * (channels if len(numbers) == 1 else 1)
+
+
+def normalization_fields(
+    mean: Numbers | None, std: Numbers | None, *, channels: int
+) -> dict[str, tuple[float, ...] | None]:
+    """A normalization in the one form in which equal ones are equal: C numbers each, or ``None``.
+
+    Args:
+        mean: See :class:`Normalize`.
+        std: See :class:`Normalize`.
+        channels: C.
+
+    Raises:
+        UserError: There are neither one nor C numbers.
+
+    >>> normalization_fields(0.5, [0.1, 0.2, 0.3], channels=3)
+    {'mean': (0.5, 0.5, 0.5), 'std': (0.1, 0.2, 0.3)}
+    """
+    given = {"mean": mean, "std": std}
+    return {
+        name: None if values is None else tuple(_channel_values(values, name, channels))
+        for name, values in given.items()
+    }
 
 
 def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None, channels: int) -> nn.Module:

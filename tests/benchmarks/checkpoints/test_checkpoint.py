@@ -244,7 +244,7 @@ def test_options_that_agree_are_fine(own: Path, options: dict[str, object]) -> N
         ({"model": "paper-cnn"}, "was made with model small-cnn, not paper-cnn: leave model out"),
         ({"classes": 10}, "was made with classes 4, not 10"),
         ({"shape": (1, 8, 8)}, r"was made with shape \(3, 8, 8\), not \(1, 8, 8\)"),
-        ({"std": 0.5}, r"was made with std \(0.1, 0.2, 0.3\), not \(0.5,\)"),
+        ({"std": 0.5}, r"was made with std \(0.1, 0.2, 0.3\), not \(0.5, 0.5, 0.5\)"),
     ],
 )
 def test_options_that_contradict_are_refused(own: Path, options: dict[str, object], message: str) -> None:

@@ -75,6 +75,26 @@ def test_a_foreign_file_is_the_same_model_as_ours(tmp_path: Path) -> None:
     assert other.loading["mean"] == (0.1,)
 
 
+@pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
+def test_one_number_of_a_normalization_stands_for_all_channels(tmp_path: Path) -> None:
+    """The same normalization written in two ways is one model, in a state dict and in a checkpoint of ours."""
+    torch.manual_seed(0)
+    network, shape = build_model("small-cnn", shape=(3, 8, 8), classes=10), (3, 8, 8)
+    torch.save(network.state_dict(), tmp_path / "theirs.pth")
+    loading = {"model": "small-cnn", "classes": 10, "shape": shape}
+    models = [
+        open_defended_model(tmp_path / "theirs.pth", **loading, mean=mean, std=(0.2,))
+        for mean in ((0.3,), (0.3, 0.3, 0.3), (0.3, 0.3, 0.4))
+    ]
+    for name, mean in (("one", (0.3,)), ("three", (0.3, 0.3, 0.3))):
+        info = CheckpointInfo(model="small-cnn", shape=shape, classes=10, mean=mean, std=(0.2,))
+        save_checkpoint(tmp_path / f"{name}.safetensors", models[0].load(), info)
+        models.append(open_defended_model(tmp_path / f"{name}.safetensors", mean=0.3))
+    first, same, other, *ours = models
+    assert {model.identity for model in (same, *ours)} == {first.identity} != {other.identity}
+    assert {model.mean for model in (first, same, *ours)} == {(0.3, 0.3, 0.3)}
+
+
 def test_what_was_taken_is_told_once(tmp_path: Path) -> None:
     """Opening a file of several weights tells which were taken; what loads it again, as each worker does, does not."""
     state = open_defended_model(saved(tmp_path / "ours.safetensors")).load().state_dict()

@@ -50,6 +50,18 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
     assert len(begun) == 4
 
 
+def test_one_number_of_a_normalization_stands_for_all_channels(cache: MakeCache, tmp_path: Path) -> None:
+    """The same normalization written in two ways is one training."""
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "color.npz", images=images, labels=[0, 1], train_images=images, train_labels=[0, 1])
+    prepared = cache(f"npz:{tmp_path / 'color.npz'}")
+    first, same, other = (
+        prepared.training(model="small-cnn", mean=mean, std=(0.2,))
+        for mean in ((0.3,), (0.3, 0.3, 0.3), (0.3, 0.3, 0.4))
+    )
+    assert first.key == same.key != other.key
+
+
 def test_values_without_effect(cache: MakeCache) -> None:
     """One that the user gave is a usage error, one of a named recipe is not."""
     adam = replace(cache(), recipe={"optimizer": "adam"}, named_recipe={"optimizer": "sgd", "momentum": 0.8})
