@@ -170,6 +170,11 @@ class Plan:
         return list({model.key: model for _, models in self.suites for model in models}.values())
 
     @property
+    def norms(self) -> list[Norm]:
+        """The norms in which attacks run, each once."""
+        return list(dict.fromkeys(suite.norm for suite, _ in self.suites))
+
+    @property
     def trainings(self) -> list[tuple[ModelCache, Training]]:
         """What has to be trained, each once and in an order in which nothing is trained before what it starts from."""
         missing = [

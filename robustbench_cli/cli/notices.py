@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.options import is_on_command_line, warn_of_fewer_images
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.store.records import Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
@@ -20,6 +21,7 @@ __all__ = [
     "note_idle_processes",
     "note_other_norms",
     "warn_of_chance",
+    "warn_of_radii",
     "warn_of_small_datasets",
     "warn_of_unused_options",
 ]
@@ -125,6 +127,19 @@ def _warn_of_unused_recipe(config: SuiteConfig, models: Sequence[PlannedModel]) 
             f"{name} changes nothing: {unused} is used as it is, and nothing is trained (name a --defense that trains, or "
             "leave it out)"
         )
+
+
+def warn_of_radii(config: SuiteConfig, norms: Collection[Norm]) -> None:
+    """Warns of a radius that is probably a mistake, once for a suite.
+
+    Args:
+        config: The suite.
+        norms: Those in which its attacks run.
+    """
+    from robustbench_cli.benchmarks.suites.radii import unusual_radius
+
+    if doubt := unusual_radius(config, norms):
+        console.warn(doubt)
 
 
 def warn_of_small_datasets(config: SuiteConfig, used: dict[str, int]) -> None:

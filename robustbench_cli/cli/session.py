@@ -19,6 +19,7 @@ from robustbench_cli.cli.notices import (
     note_idle_processes,
     note_other_norms,
     warn_of_chance,
+    warn_of_radii,
     warn_of_small_datasets,
     warn_of_unused_options,
 )
@@ -102,6 +103,7 @@ def run_suite(
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
         note_other_norms(planned)
+        warn_of_radii(config, planned.norms)
         warn_of_unused_options(config, planned.models)
         reporting.gates.require_rows(partial(planned.expected_jobs, job_options(common)))
         _train(common, planned, devices)

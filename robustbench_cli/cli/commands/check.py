@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_cli.cli import console
+from robustbench_cli.cli.notices import warn_of_radii
 from robustbench_cli.cli.options import command
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -23,7 +24,7 @@ __all__ = ["check"]
 @command("check")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.yaml ...")
 def check(files: tuple[Path, ...]) -> None:
-    """Check suite files without running them: keys, values, names and gates.
+    """Check suite files without running them: keys, values, names, gates, and whether the files that they name exist.
 
     It takes less than a second, since no model, data set or attack is loaded. 'advdef sweep FILE.yaml --dry-run' also checks
     the parameters of attacks and defenses.
@@ -49,13 +50,18 @@ def _described(path: Path) -> str:
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.names import is_file_name
     from robustbench_cli.cli.gate_args import suite_requirements
+    from robustbench_cli.cli.missing_files import missing_files
 
     if not is_file_name(str(path)):
         raise UserError(f"{path} is no suite file: give a file that ends in .yaml")
     config = read_suite(str(path))
     _require_known_names(config)
-    config.require_radii(_norms(config))
-    _warn_of_missing_checkpoints(config)
+    norms = _norms(config)
+    config.require_radii(norms)
+    warn_of_radii(config, norms)
+    # They may be on the machine that runs the suite, so that this is no error.
+    for line in missing_files(config):
+        console.warn(line)
     requirements = suite_requirements(config)
     _require_named_attacks(config, requirements)
     counts = {
@@ -68,7 +74,9 @@ def _described(path: Path) -> str:
 
 def _norms(config: SuiteConfig) -> Sequence[Norm]:
     """The norms of a suite; without any, the usual one of its attacks, if a radius needs it and no own code has to run."""
-    if config.norm or all(eps.value <= 1 for eps in config.eps or ()):
+    from robustbench_cli.benchmarks.suites.radii import USUAL
+
+    if config.norm or all(eps.value <= USUAL["linf"].largest for eps in config.eps or ()):
         return config.norm or ()
     if any(":" in entry.name for entry in config.entries):
         return ()
@@ -76,18 +84,6 @@ def _norms(config: SuiteConfig) -> Sequence[Norm]:
     from robustbench_cli.benchmarks.suites.suite import usual_norm
 
     return (usual_norm([attacks.load(entry.name).norms for entry in config.entries] or [("linf",)]),)
-
-
-def _warn_of_missing_checkpoints(config: SuiteConfig) -> None:
-    """Warns of checkpoints that are not there. They may be elsewhere than the suite is checked, so that this is no error."""
-    from robustbench_cli.benchmarks.weights.file_names import require_existing
-
-    for entry in (entry for chain in config.defenses for entry in chain):
-        try:
-            if entry.checkpoint is not None:
-                require_existing(entry.checkpoint)
-        except UserError as error:
-            console.warn(f"{entry.location}: {error}")
 
 
 def _require_named_attacks(config: SuiteConfig, requirements: Sequence[Requirement]) -> None:

@@ -160,12 +160,18 @@ def _report_status(
 ) -> None:
     """Prints how far the cells of a suite are; with ``dry_run`` also each cell and its cost."""
     from robustbench_cli.benchmarks.suites.plan import plan
-    from robustbench_cli.cli.notices import note_other_norms, warn_of_small_datasets, warn_of_unused_options
+    from robustbench_cli.cli.notices import (
+        note_other_norms,
+        warn_of_radii,
+        warn_of_small_datasets,
+        warn_of_unused_options,
+    )
     from robustbench_cli.cli.session import cache_for, job_options
 
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         note_other_norms(planned)
+        warn_of_radii(config, planned.norms)
         warn_of_unused_options(config, planned.models)
         gates.require_rows(partial(planned.expected_jobs, job_options(common)))
         stored = _stored(common.store)

@@ -82,11 +82,26 @@ def test_a_radius_in_another_norm_may_be_large(advdef: Callable[..., Any], tmp_p
         assert advdef("check", str(path)).code == 0
 
 
-def test_a_checkpoint_that_is_not_there_has_a_warning(advdef: Callable[..., Any], tmp_path: Path) -> None:
-    """It may be on the machine that runs the suite."""
+def test_files_that_are_not_there_have_a_warning(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """They may be on the machine that runs the suite; those that are there have none."""
     (tmp_path / "net.pt").touch()
     path = tmp_path / "mine.yaml"
-    path.write_text(f"defenses:\n- {{checkpoint: {tmp_path / 'nett.pt'}}}\nattacks: [pgd]\n")
+    path.write_text(
+        f"dataset:\n- npz:{tmp_path}/dat.npz\n- imagefolder:{tmp_path}?image_size=8\n"
+        f"defenses:\n- {{checkpoint: {tmp_path}/nett.pt}}\n- {{checkpoint: {tmp_path}/net.pt}}\nattacks: [pgd]\n"
+    )
     ended = advdef("check", str(path))
     assert ended.code == 0
-    assert f"{path}, line 2: no checkpoint {tmp_path / 'nett.pt'}: did you mean 'net.pt'?" in ended.err
+    assert ended.err.splitlines() == [
+        f"advdef: warning: {path}, line 5: no checkpoint {tmp_path}/nett.pt: did you mean 'net.pt'?",
+        f"advdef: warning: {path}, line 2: no file {tmp_path}/dat.npz for npz",
+    ]
+
+
+def test_a_radius_that_is_a_mistake_has_a_warning(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """One line for a suite, though the norm is that of its attacks."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("attacks: [pgd, fgsm]\neps: [4/255, 8/25, 16/25]\n")
+    assert advdef("check", str(path)).err.splitlines() == [
+        f"advdef: warning: {path}, line 2: eps 8/25 is unusually large in linf: was 8/255 meant?"
+    ]
