@@ -29,7 +29,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.checkpoints.size import ModelSize
-from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, numbered_from_one
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.models import registry as models
@@ -158,12 +158,13 @@ class DefendedModel:
         Raises:
             UserError: A label is not one of the model's classes.
         """
+        if message := numbered_from_one(labels, self.classes, where=dataset):
+            raise UserError(message)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.classes:
-            from_one = ": subtract 1 from each" if (low, high) == (1, self.classes) else ""
             raise UserError(
                 f"the labels of {dataset} reach from {low} to {high}, and {self.path} gives {self.classes} logits an image: "
-                f"labels are to be 0 to {self.classes - 1}{from_one}"
+                f"labels are to be 0 to {self.classes - 1}"
             )
 
     def eot(self, choice: EOTChoice) -> Draws:

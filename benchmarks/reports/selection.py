@@ -13,7 +13,7 @@ from robustbench_cli.core.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["parse_columns", "parse_sort", "require_columns", "selected_columns", "sorted_rows"]
+__all__ = ["parse_columns", "parse_sort", "require_columns", "selected_columns", "sorted_rows", "without_names"]
 
 _SORTED_BY = {"eps": "eps_value"}
 """The columns that sort the rows in the place of others: ``8/255`` is not larger than ``0.1``, though its text is."""
@@ -63,6 +63,31 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], *, option: str) -
     for name in names:
         if name not in table.columns:
             raise UserError(f"{option} {name}: the table has no such column: its store has no certificates")
+
+
+_NAMING = (
+    *("dataset", "model", "checkpoint", "defense", "corruption", "severity", "attack", "norm", "eps", "targeted"),
+    *("eot", "n", "repeats", "seed", "mean", "std", "cell"),
+)
+"""The columns that say which row a row is, in the order in which they are added; ``cell`` always does."""
+
+
+def without_names(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The columns that a choice of columns lacks to tell the rows apart.
+
+    Args:
+        table: The rows.
+        names: The chosen columns.
+    """
+    chosen = [name for name in _NAMING if name in names and name in table.columns]
+    lacking: list[str] = []
+    groups = len(table[chosen].drop_duplicates()) if chosen else min(1, len(table))
+    for name in _NAMING:
+        if groups < len(table) and name in table.columns and name not in chosen:
+            more = len(table[[*chosen, *lacking, name]].drop_duplicates())
+            lacking += [name] if more > groups else []
+            groups = more
+    return lacking
 
 
 def sorted_rows(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

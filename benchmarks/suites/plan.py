@@ -57,6 +57,7 @@ from robustbench_cli.benchmarks.training.model_cache import (
     numbering_hint,
     require_class_order,
     require_classes,
+    require_labels_from_zero,
 )
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.benchmarks.weights.fill import OtherClassesError
@@ -541,6 +542,7 @@ def _base(
         try:
             return open_defended_model(entry.checkpoint, named=named, **arguments)
         except OtherClassesError as error:
+            require_labels_from_zero(data, error.classes)
             # --classes alone would let the weights meet labels that are numbered otherwise.
             raise UserError(f"{error}{numbering_hint(data)}") from None
 

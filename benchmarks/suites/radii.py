@@ -67,6 +67,6 @@ def _doubt(eps: Eps, norm: Norm) -> str:
     if size == "large" and numerator.isdecimal() and int(numerator) / 255 in usual:
         meant = f"{numerator}/255"
     else:
-        other = "l2" if norm == "linf" else "linf"
+        other: Norm = "l2" if norm == "linf" else "linf"
         meant = usual.example + (f" or the norm {other}" if eps.value in USUAL[other] else "")
     return f"eps {eps.text} is unusually {size} in {norm}: was {meant} meant?"

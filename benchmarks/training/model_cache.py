@@ -26,7 +26,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import (
     usual_values,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, numbered_from_one
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
@@ -55,7 +55,14 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["TRAINING_PAUSE", "ModelCache", "numbering_hint", "require_class_order", "require_classes"]
+__all__ = [
+    "TRAINING_PAUSE",
+    "ModelCache",
+    "numbering_hint",
+    "require_class_order",
+    "require_classes",
+    "require_labels_from_zero",
+]
 
 TRAINING_PAUSE = 1.0
 """Seconds between two looks at whether another process has finished a training."""
@@ -412,6 +419,7 @@ def require_classes(classes: int, data: Dataset, *, where: str, declared: int | 
     """
     if declared not in {None, classes}:
         raise UserError(f"{where} has {classes:,} classes, not {declared:,}: give --classes {classes}, or leave it out")
+    require_labels_from_zero(data, classes)
     if data.classes_inferred and classes > data.classes and declared is None:
         raise UserError(
             f"{where} has {classes:,} classes, and the labels of {data.name} reach only to {data.classes - 1:,}: if they are "
@@ -422,6 +430,20 @@ def require_classes(classes: int, data: Dataset, *, where: str, declared: int | 
             f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "
             f"{data.classes:,} classes, or the data set of theirs{numbering_hint(data)}"
         )
+
+
+def require_labels_from_zero(data: Dataset, classes: int) -> None:
+    """Checks that the labels are not those of a model from 1 to K.
+
+    Args:
+        data: The data set; its labels matter where they alone say how many classes there are.
+        classes: K of the model.
+
+    Raises:
+        UserError: They are.
+    """
+    if data.classes_inferred and (message := numbered_from_one(data.split("test").labels, classes, where=data.name)):
+        raise UserError(message)
 
 
 def numbering_hint(data: Dataset) -> str:

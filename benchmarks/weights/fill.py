@@ -37,7 +37,16 @@ _MOST_CANDIDATES = 100
 
 
 class OtherClassesError(UserError):
-    """Weights fit a model but for its number of classes, and perhaps its channels."""
+    """Weights fit a model but for its number of classes, and perhaps its channels.
+
+    Args:
+        message: What is wrong, and what would be right.
+        classes: K of the weights.
+    """
+
+    def __init__(self, message: str, *, classes: int) -> None:
+        super().__init__(message)
+        self.classes = classes
 
 
 class LoadedWeights(NamedTuple):
@@ -191,8 +200,8 @@ def _misfit(candidate: _Candidate, expected: Mapping[str, Tensor], problem: str)
     options = [f"--channels {channels} for its images" for channels in first]
     options += [f"--classes {number}" for number in classes]
     if options and only_these and len(first) <= 1 and len(classes) <= 1:
-        kind = OtherClassesError if classes else UserError
-        return kind(f"{problem}: give {' and '.join(options)}")
+        message = f"{problem}: give {' and '.join(options)}"
+        return OtherClassesError(message, classes=classes.pop()) if classes else UserError(message)
     return UserError(
         f"{problem}: check the model, the classes and the images' shape, or name your own network, as in --model net.py:build"
     )

@@ -20,7 +20,16 @@ from click.core import ParameterSource
 from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
-from robustbench_cli.cli.exit_codes import DONE, INTERNAL_ERROR, INTERRUPTED, USAGE_ERROR, EndWithLines, interrupted
+from robustbench_cli.cli.exit_codes import (
+    DONE,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    USAGE_ERROR,
+    CellsFailed,
+    EndWithLines,
+    resumes,
+    unfinished,
+)
 from robustbench_cli.cli.help_page import PAGE, VARIABLES
 from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
@@ -110,15 +119,16 @@ def _end(error: BaseException, arguments: Sequence[str]) -> int:
     """Prints why a command ended, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return _end_of_interrupt(arguments)
-    for kind, end in _ENDS:
-        if isinstance(error, kind):
-            return end(error)
-    return _end_of_fault(error)
+    end = next((end for kind, end in _ENDS if isinstance(error, kind)), _end_of_fault)
+    code = end(error)
+    if isinstance(error, CellsFailed) and error.resumable and resumes(arguments):
+        console.error(unfinished("not all cells are done", arguments))
+    return code
 
 
 def _end_of_interrupt(arguments: Sequence[str]) -> int:
     with _signals_ignored():
-        console.error(interrupted(arguments))
+        console.error(unfinished("interrupted", arguments))
     return INTERRUPTED
 
 

@@ -16,7 +16,8 @@ __all__ = [
     "CellsFailed",
     "EndWithLines",
     "GateFailed",
-    "interrupted",
+    "resumes",
+    "unfinished",
 ]
 
 DONE = 0
@@ -64,21 +65,36 @@ class CellsFailed(EndWithLines):
 
     Args:
         lines: A line for each such cell.
+        resumable: Whether the same command computes them again.
     """
 
     code = CELLS_FAILED
+
+    def __init__(self, lines: Sequence[str], *, resumable: bool = False) -> None:
+        super().__init__(lines)
+        self.resumable = resumable
 
 
 _RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
 """The commands that resume when they are run again."""
 
 
-def interrupted(arguments: Sequence[str]) -> str:
-    """The last line of an interrupted command, which says how to resume it.
+def resumes(arguments: Sequence[str]) -> bool:
+    """Whether a command resumes when it is run again.
 
     Args:
         arguments: The arguments after ``advdef``.
     """
-    if not arguments or arguments[0] not in _RESUMED:
-        return "interrupted"
-    return f"interrupted: what was finished is stored; resume with: {shlex.join(['advdef', *arguments])}"
+    return bool(arguments) and arguments[0] in _RESUMED
+
+
+def unfinished(reason: str, arguments: Sequence[str]) -> str:
+    """The last line of a command that did not finish, which says how to resume it.
+
+    Args:
+        reason: Why it ended.
+        arguments: The arguments after ``advdef``.
+    """
+    if not resumes(arguments):
+        return reason
+    return f"{reason}: what was finished is stored; resume with: {shlex.join(['advdef', *arguments])}"

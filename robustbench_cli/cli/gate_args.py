@@ -115,7 +115,8 @@ class Judged:
             console.note(
                 f"{rows} at any distance left out of gates: without a radius, an accuracy under attack says nothing"
             )
-        obey(missing, broken, informational=self.gates.informational)
+        has_failed = self.unfinished.failed is not None and not self.unfinished.failed.empty
+        obey(missing, broken, informational=self.gates.informational, resumable=has_failed)
         passed = [
             requirement.label
             for requirement, result in zip(self.gates.requirements, self.results, strict=True)
@@ -268,20 +269,21 @@ _PLANNED = {"dataset", "model", "defense", "corruption", "severity", "attack", "
 """The columns whose values are known before anything is computed."""
 
 
-def obey(missing: Sequence[str], broken: Sequence[str], *, informational: bool) -> None:
+def obey(missing: Sequence[str], broken: Sequence[str], *, informational: bool, resumable: bool = False) -> None:
     """Ends a command whose gates are broken or cannot be judged.
 
     Args:
         missing: A line for each row that is missing or cannot be judged.
         broken: A line for each broken gate.
         informational: Whether a broken gate is only a warning.
+        resumable: Whether the same command computes what is missing.
 
     Raises:
         CellsFailed: A row is missing or cannot be judged.
         GateFailed: A gate is broken, and this is not only a warning.
     """
     if missing:
-        raise CellsFailed([*missing, *broken])
+        raise CellsFailed([*missing, *broken], resumable=resumable)
     if broken and not informational:
         raise GateFailed(broken)
     for line in broken:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from robustbench_cli.cli.exit_codes import INTERRUPTED, USAGE_ERROR, interrupted
+from robustbench_cli.cli.exit_codes import INTERRUPTED, USAGE_ERROR, unfinished
 
 __all__ = ["main"]
 
@@ -64,7 +64,7 @@ def _loaded(arguments: list[str]) -> Callable[[list[str]], int]:
     try:
         from robustbench_cli.cli.dispatch import run
     except KeyboardInterrupt:
-        _print_error(interrupted(arguments))
+        _print_error(unfinished("interrupted", arguments))
         return lambda _: INTERRUPTED
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         # A library that cannot be mapped is an ImportError, a thread that cannot be started a RuntimeError.
@@ -83,7 +83,7 @@ def _stopped_by_signals(arguments: list[str]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if _is_importing(frame) and "multiprocessing.process" not in sys.modules:
             # An import often loses an exception, or turns it into another one. Nothing is being computed yet.
-            _print_error(interrupted(arguments))
+            _print_error(unfinished("interrupted", arguments))
             os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 

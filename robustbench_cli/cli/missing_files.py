@@ -24,8 +24,10 @@ def missing_files(config: SuiteConfig) -> Iterator[str]:
     Args:
         config: The suite.
     """
+    checkpoints: list[tuple[str, object]]
     checkpoints = [(entry.location, entry.checkpoint) for chain in config.defenses for entry in chain]
     checkpoints += [(entry.location, entry.parameters.get("surrogate")) for entry in config.entries]
+    datasets: list[tuple[str, object]]
     datasets = [(config.location("dataset", number), name) for number, name in enumerate(config.dataset or ())]
     for number, recipe in enumerate(config.train):
         location = config.location("train", number)

@@ -363,7 +363,7 @@ def _report(
         console.details(failure.traceback)
     lines = list(map(failure_line, failures))
     if not results and reporting.needs_rows:
-        raise CellsFailed(lines)
+        raise CellsFailed(lines, resumable=True)
 
     damaged: list[str] = []
 

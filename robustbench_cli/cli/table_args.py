@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.legend import quick_look
-from robustbench_cli.benchmarks.reports.selection import parse_columns, parse_sort, require_columns, sorted_rows
+from robustbench_cli.benchmarks.reports.selection import (
+    parse_columns,
+    parse_sort,
+    require_columns,
+    sorted_rows,
+    without_names,
+)
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.option_sets import OptionSet
 from robustbench_cli.cli.options import option
@@ -102,6 +108,8 @@ class TableArgs:
             UserError: The table lacks a column, or a file cannot be written.
         """
         require_columns(table, self.columns or (), option="--columns")
+        if self.columns and (lacking := without_names(table, self.columns)):
+            console.warn(f"--columns leaves out which row is which: add {','.join(lacking)}")
         table = sorted_rows(table, self.sort)
         if output_format == "table":
             has_rows = len(table) > 0

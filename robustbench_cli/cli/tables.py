@@ -136,6 +136,10 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
+_CAPTION = 60
+"""The least number of characters in a line below a table."""
+
+
 @dataclass
 class _Drawing:
     """A table as rich draws it without a frame. Rich itself takes a millisecond for each row.
@@ -173,11 +177,11 @@ class _Drawing:
         return replace(self, lines=[[text.replace(",", ",\n") for text in line] for line in self.lines])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        """The headers, the rows and the caption, all as wide as the content; the title is on one line where it fits."""
+        """The headers and the rows as wide as the content, a caption that is not too narrow, and the title on one line."""
         from rich.segment import Segment
         from rich.text import Text
 
-        of_table = options.update(width=self.width, height=None)
+        of_caption = options.update(width=max(self.width, min(options.max_width, _CAPTION)), height=None)
         if self.title:
             title = Text(self.title, "table.title", justify="left")
             yield from console.render(title, options.update(width=max(self.width, min(options.max_width, len(title)))))
@@ -193,7 +197,7 @@ class _Drawing:
                 yield Segment(f"{line}\n")
         yield blank
         if self.caption:
-            yield from console.render(Text("\n".join(self.caption), "table.caption", justify="left"), of_table)
+            yield from console.render(Text("\n".join(self.caption), "table.caption", justify="left"), of_caption)
 
     def _texts(self, row: Sequence[str]) -> Iterator[str]:
         """The lines of a row."""

@@ -23,6 +23,11 @@ from robustbench_cli.core.errors import UserError
         (GateFailed(["a"]), 1, "error: a"),
         (CellsFailed(["a"]), 3, "error: a"),
         (KeyboardInterrupt(), 130, "error: interrupted: what was finished is stored; resume with: advdef sweep 'a b'"),
+        (
+            CellsFailed(["a"], resumable=True),
+            3,
+            "error: a\nadvdef: error: not all cells are done: what was finished is stored; resume with: advdef sweep 'a b'",
+        ),
         (click.Abort(), 130, "error: interrupted"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied"),
         (OSError(errno.ENOTCONN, "Not connected"), 4, "internal error: OSError: [Errno 107] Not connected (the same "),
@@ -57,7 +62,7 @@ def test_every_error_has_its_exit_code_and_line(
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("" if line is None else f"advdef: {line}")
-    assert err.count("\n") == (line is not None)
+    assert err.count("\n") == (0 if line is None else line.count("\n") + 1)
 
 
 def test_commands_are_the_files_of_their_folder() -> None:

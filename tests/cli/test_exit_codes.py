@@ -4,7 +4,7 @@ import click
 import pytest
 
 from robustbench_cli.cli.dispatch import advdef
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, interrupted
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, resumes, unfinished
 from robustbench_cli.cli.option_sets import option_sets
 
 
@@ -18,9 +18,9 @@ def test_lines_are_kept_apart(kind: type[GateFailed | CellsFailed]) -> None:
 
 def test_an_interrupt_says_how_to_resume() -> None:
     """A command that computes resumes when it is run again; another has nothing to resume."""
-    line = interrupted(["sweep", "a b.yaml"])
+    line = unfinished("interrupted", ["sweep", "a b.yaml"])
     assert line == "interrupted: what was finished is stored; resume with: advdef sweep 'a b.yaml'"
-    assert interrupted(["report", "store"]) == interrupted([]) == "interrupted"
+    assert unfinished("interrupted", ["report", "store"]) == unfinished("interrupted", []) == "interrupted"
 
 
 def test_every_command_that_computes_resumes() -> None:
@@ -32,4 +32,4 @@ def test_every_command_that_computes_resumes() -> None:
         if (command := advdef.get_command(context, name))
         and "common" in {s.argument for s in option_sets(command.callback)}
     }
-    assert computing == {name for name in advdef.list_commands(context) if interrupted([name]) != "interrupted"}
+    assert computing == {name for name in advdef.list_commands(context) if resumes([name])}

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 import platformdirs
 import torch
+from torch import Tensor
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.datasets import registry
@@ -17,7 +18,7 @@ from robustbench_cli.benchmarks.datasets.base.options import with_options
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["Dataset", "NoTrainingImagesError", "SplitName"]
+__all__ = ["Dataset", "NoTrainingImagesError", "SplitName", "numbered_from_one"]
 
 SplitName = Literal["train", "test"]
 
@@ -149,6 +150,8 @@ class Dataset(ABC):
             raise UserError(
                 f"{where} has labels of type {labels.dtype} and shape {tuple(labels.shape)}: give int64 and (N,), N at least 1"
             )
+        if message := numbered_from_one(labels, self.classes, where=where):
+            raise UserError(message)
         wrong = ((labels < 0) | (labels >= self.classes)).nonzero()
         if len(wrong):
             index = int(wrong[0])
@@ -163,3 +166,21 @@ class Dataset(ABC):
                 f"it must give torch.float32 and {self.shape}"
             )
         check_images(images, where=f"the images in {where}")
+
+
+def numbered_from_one(labels: Tensor, classes: int, *, where: str) -> str:
+    """The message about labels that are 1 to K, as MATLAB and many label files number them; empty for other labels.
+
+    Args:
+        labels: ``(N,)``.
+        classes: K.
+        where: Whose labels they are, for the message.
+
+    >>> numbered_from_one(torch.tensor([3, 1, 2]), 3, where="npz:mine.npz")
+    'npz:mine.npz has labels from 1 to 3, and labels begin at 0: subtract 1 from each'
+    >>> numbered_from_one(torch.tensor([2, 0, 1]), 3, where="npz:mine.npz")
+    ''
+    """
+    if (int(labels.min()), int(labels.max())) != (1, classes):
+        return ""
+    return f"{where} has labels from 1 to {classes:,}, and labels begin at 0: subtract 1 from each"

@@ -516,7 +516,8 @@ def check_model(
     outputs = logits.shape[1]
     if classes is not None and outputs != classes:
         raise OtherClassesError(
-            f"{name} gives {outputs} logits an image, the data have {classes} classes: give it {classes} outputs"
+            f"{name} gives {outputs} logits an image, the data have {classes} classes: give it {classes} outputs",
+            classes=outputs,
         )
     valid = _is_number(logits).all(dim=1) & (logits > -torch.inf).any(dim=1)
     if not valid.all():

@@ -280,7 +280,7 @@ def _comparison(compare: str | None, other_row: str | None) -> ComparedRows | No
     return None if compare is None else parse_comparison(compare, other_row)
 
 
-_RESUME = "run the same command again to resume, or 'advdef store prune --unfinished' to forget what is missing"
+_RESUME = "resume with the command that began it, or forget it with 'advdef store prune --unfinished'"
 
 _MAX_LINES = 20
 """The largest number of lines that name missing cells."""
@@ -477,24 +477,23 @@ def _unfinished(
     for line in gates.unmet(all_rows, allowed) if any(map(len, all_rows)) else ():
         console.warn(line)
     failed, missing = (gates.select_cells(cells, allowed) for cells in all_rows[1:])
-    lines = [
-        *damaged,
+    cells = [
         *(failure_line(failures[index]) for index in failed.index),
-        *_missing_lines([absent[index] for index in missing.index], advice),
+        *_missing_lines([absent[index] for index in missing.index]),
     ]
+    if cells:
+        cells[-1] += f": {advice}"
     errors = [failures[index].error for index in failed.index]
-    return Unfinished(lines, failed, missing, errors, damaged, f"it is missing: {advice}")
+    return Unfinished([*damaged, *cells], failed, missing, errors, damaged, f"it is missing: {advice}")
 
 
-def _missing_lines(absent: Sequence[RequestedCell], advice: str) -> list[str]:
-    """A line for each missing cell, up to :data:`_MAX_LINES`; the last gives the advice."""
+def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
+    """A line for each missing cell, up to :data:`_MAX_LINES`."""
     from robustbench_cli.cli.descriptions import missing_line
 
     lines = [missing_line(entry) for entry in absent[:_MAX_LINES]]
     if absent[_MAX_LINES:]:
         lines.append(f"and {len(absent) - _MAX_LINES} more cells are missing")
-    if lines:
-        lines[-1] += f": {advice}"
     return lines
 
 

@@ -5,7 +5,13 @@ import math
 import pandas as pd
 import pytest
 
-from robustbench_cli.benchmarks.reports.selection import parse_columns, parse_sort, selected_columns, sorted_rows
+from robustbench_cli.benchmarks.reports.selection import (
+    parse_columns,
+    parse_sort,
+    selected_columns,
+    sorted_rows,
+    without_names,
+)
 from robustbench_cli.core.errors import UserError
 
 TABLE = pd.DataFrame(
@@ -33,6 +39,14 @@ TABLE = pd.DataFrame(
 def test_rows_are_sorted_by_several_columns(keys: list[str], order: list[int]) -> None:
     """The first column counts most, rows without a value are last, and equal rows keep their order."""
     assert list(sorted_rows(TABLE, keys).index) == order
+
+
+def test_what_tells_rows_apart_is_named() -> None:
+    """The fewest columns, in the order of the table, beside those that are chosen."""
+    assert without_names(TABLE, ["robust_accuracy"]) == ["defense", "eps"]
+    assert without_names(TABLE, ["eps", "robust_accuracy"]) == ["defense"]
+    assert without_names(TABLE, ["eps", "defense"]) == without_names(TABLE[:1], ["robust_accuracy"]) == []
+    assert without_names(TABLE.assign(cell=[*"abcd"]), ["cell"]) == []
 
 
 def test_a_wrong_name_is_a_user_error() -> None:

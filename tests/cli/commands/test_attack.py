@@ -378,7 +378,9 @@ def test_failed_cells_do_not_stop_the_others(advdef: Advdef, here: Path, checkpo
     assert ended.code == 3
     assert " fgsm " in ended.out
     assert "Broken" not in ended.out
-    assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
+    failed, resume = ended.err.splitlines()[-2:]
+    assert failed.endswith("(none own.py:Broken) failed: RuntimeError: no way")
+    assert "what was finished is stored; resume with: advdef attack" in resume
     assert "Traceback" not in ended.err
     assert "Traceback" in advdef(*command, "-v").err
     assert "Traceback" in advdef(*command, "-q", "-v").err

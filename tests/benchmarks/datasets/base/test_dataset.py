@@ -36,6 +36,10 @@ def test_good_labels_pass_and_the_split_is_kept() -> None:
     ("labels", "message"),
     [
         (torch.tensor([0, 3]), "has the label 3 at index 1: with 3 classes, labels are 0 to 2"),
+        (
+            torch.tensor([3, 1]),
+            "the test split of .* has labels from 1 to 3, and labels begin at 0: subtract 1 from each",
+        ),
         (torch.tensor([-1, 0]), "has the label -1 at index 0"),
         (torch.tensor([0.0, 1.0]), "torch.float32"),
         (torch.tensor([0, 1], dtype=torch.int32), "torch.int32"),
