@@ -1,4 +1,4 @@
-"""Chooses epochs, batch size, learning rate and steps of the attack so that a training keeps to a budget of time or of passes."""
+"""Chooses epochs, batch size, learning rate, normalization and steps of the attack so that a training keeps to a budget of time or of passes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info, require_writable
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.training.train import Training, measure_epoch
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -24,11 +25,18 @@ __all__ = ["Budget", "BudgetChoice", "keep_to"]
 
 BATCH_SIZES = (64, 128, 256, 512)
 """The candidates for the batch size on a GPU: the smallest whose images take at most 1.25 times as long as the fastest's is
-chosen. On a CPU, where small batches cost little, it is the first, or :data:`CPU_STEP`'s."""
+chosen. On a CPU, where small batches cost little, it is the first, or :data:`CPU_BATCH`."""
 
-CPU_STEP = (32, 8e-3)
-"""Batch size and maximum learning rate of an adversarial training on a CPU. A budget there pays for few steps, so they are small
-and large: on Fashion-MNIST at 0.1 they left 76 % of 1,000 images where batches of 64 at 0.004 left 71 %, after 340,000 passes."""
+CPU_BATCH = 32
+"""The batch size of an adversarial training on a CPU: a budget there pays for few steps, so they are small."""
+
+CPU_RATES = (8e-3, 4e-3)
+"""The maximum learning rate of such a training, with fewer than :data:`MANY_STEPS` steps and with more. On Fashion-MNIST at 0.1, the
+larger one left 76 % of 1,000 images after 2,700 steps, where batches of 64 at 0.004 left 71 %. After 6,600 steps it left 75 % of 500
+images, and the smaller one 77 %."""
+
+MANY_STEPS = 4000
+"""From here on, the smaller learning rate is chosen."""
 
 ATTACKS = ((10, 0.25), (5, 0.4), (3, 0.5))
 """The candidates for the attack: its steps, and their size in radii. The first that leaves :data:`EPOCHS` is chosen."""
@@ -67,6 +75,8 @@ class BudgetChoice(Budget):
         epoch_fraction: The fraction of the training images that an epoch takes, so that the epochs use the whole budget.
         batch_size: The largest number of images in a step.
         lr: The maximum learning rate; ``None`` if it was not chosen.
+        mean: The mean of the normalization, one number per channel; ``None`` if it was not chosen.
+        std: The standard deviation of the normalization.
         steps: The number of steps of the attack in training; ``None`` if it was not chosen.
         step_size: The size of these steps.
         passes_per_second: As measured.
@@ -77,6 +87,8 @@ class BudgetChoice(Budget):
     epoch_fraction: float = Field(1, gt=0, le=1)
     batch_size: int = Field(ge=1)
     lr: float | None = Field(None, gt=0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     steps: int | None = Field(None, ge=1)
     step_size: float | None = Field(None, gt=0)
     passes_per_second: float = Field(gt=0)
@@ -86,9 +98,11 @@ class BudgetChoice(Budget):
         """The choice in a few words."""
         attack = "" if self.steps is None else f", {self.steps} steps of {self.step_size:.3g}"
         rate = "" if self.lr is None else f", learning rate {self.lr:g}"
+        mean, std = (",".join(map(repr, numbers or ())) for numbers in (self.mean, self.std))
+        normalized = f", --mean {mean} --std {std}" if mean else ""
         part = f" of {self.epoch_fraction:.0%} of the images" if self.epoch_fraction < 1 else ""
         return (
-            f"{self.epochs} epoch{'s'[: self.epochs > 1]}{part}, batches of {self.batch_size}{rate}{attack} "
+            f"{self.epochs} epoch{'s'[: self.epochs > 1]}{part}, batches of {self.batch_size}{rate}{attack}{normalized} "
             f"({self.passes_per_second:,.0f} passes a second)"
         )
 
@@ -102,7 +116,7 @@ def keep_to(
     device: torch.device,
     data_dir: Path | None = None,
 ) -> tuple[Training, BudgetChoice]:
-    """The training with epochs, batch size, learning rate and steps for a budget, chosen from measured passes per second.
+    """The training with epochs, batch size, learning rate, normalization and steps for a budget, from measured passes per second.
 
     Args:
         budget: The budget.
@@ -129,6 +143,7 @@ def keep_to(
         choice = _choose(budget, training, given=given, device=device, data_dir=data_dir)
         write_atomically(state, choice.model_dump_json().encode())
     chosen = choice.model_dump(include={"epochs", "epoch_fraction", "batch_size", "lr"}, exclude_none=True)
+    normalization = choice.model_dump(include={"mean", "std"}, exclude_none=True)
     recipe = {**training.recipe, **chosen}
     specs = list(training.defenses)
     index = _attack_of(training)
@@ -138,7 +153,7 @@ def keep_to(
         changed = tuple(dict.fromkeys((*spec.changed, *values)))
         specs[index] = spec.model_copy(update={"parameters": {**spec.parameters, **values}, "changed": changed})
     updates = {"recipe": recipe, "defenses": tuple(specs), "budget": choice.model_dump(mode="json")}
-    return training.model_copy(update=updates), choice
+    return training.model_copy(update=updates | normalization), choice
 
 
 def _earlier(budget: Budget, training: Training, path: Path, state: Path) -> BudgetChoice | None:
@@ -164,13 +179,18 @@ def _choose(
     budget: Budget, training: Training, *, given: Collection[str], device: torch.device, data_dir: Path | None
 ) -> BudgetChoice:
     """Measures the candidates and chooses."""
-    examples = len(load_dataset(training.dataset, data_dir=data_dir).split("train"))
+    split = load_dataset(training.dataset, data_dir=data_dir).split("train")
+    examples = len(split)
 
     def measured(candidate: Training) -> tuple[float, float]:
         return _epoch_cost(candidate, examples, device=device, data_dir=data_dir)
 
     index = _attack_of(training)
-    sizes, lr = _steps(training, given=given, on_cpu=device.type == "cpu", adversarial=index is not None)
+    on_cpu = device.type == "cpu"
+    small = on_cpu and index is not None and "train.batch_size" not in given
+    sizes: Sequence[int] = (CPU_BATCH,) if small else BATCH_SIZES[:1] if on_cpu else BATCH_SIZES
+    if "train.batch_size" in given:
+        sizes = (training.recipe["batch_size"],)
     attacks: Sequence[tuple[int, float] | None] = [None]
     if index is not None:
         spec = training.defenses[index]
@@ -210,23 +230,31 @@ def _choose(
         epochs=epochs,
         epoch_fraction=affordable / epochs,
         batch_size=size,
-        lr=lr,
+        **(_for_small_steps(training, split, affordable * examples / size, given) if small else {}),
         steps=None if attack is None else attack[0],
         step_size=None if attack is None or eps is None else attack[1] * eps,
         passes_per_second=passes / seconds,
     )
 
 
-def _steps(
-    training: Training, *, given: Collection[str], on_cpu: bool, adversarial: bool
-) -> tuple[Sequence[int], float | None]:
-    """The candidates for the batch size, and the learning rate; ``None``: the recipe's."""
-    if "train.batch_size" in given:
-        return [training.recipe["batch_size"]], None
-    if not (on_cpu and adversarial):
-        return BATCH_SIZES[:1] if on_cpu else BATCH_SIZES, None
-    size, lr = CPU_STEP
-    return [size], None if {"train.lr", "train.optimizer", "train.schedule"} & set(given) else lr
+def _for_small_steps(training: Training, split: Split, steps: float, given: Collection[str]) -> dict[str, Any]:
+    """The learning rate and the normalization of an adversarial training on a CPU, unless they are given."""
+    chosen: dict[str, Any] = {}
+    # Each optimizer and each schedule has rates of its own.
+    if not {"train.lr", "train.optimizer", "train.schedule"} & set(given):
+        chosen["lr"] = CPU_RATES[steps >= MANY_STEPS]
+    # A user's own network, published weights and a checkpoint may normalize by themselves.
+    if training.mean is None and training.base is None and training.weights is None and training.model_source is None:
+        chosen["mean"], chosen["std"] = _statistics(split)
+    return chosen
+
+
+def _statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation of each channel, of 1,000 images to three digits."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    pixels = split.batch(order[:1000])[0].transpose(0, 1).flatten(1)
+    means, stds = pixels.mean(1), pixels.std(1).clamp_min(0.01)
+    return tuple(round(value, 3) for value in means.tolist()), tuple(round(value, 3) for value in stds.tolist())
 
 
 def _epoch_cost(

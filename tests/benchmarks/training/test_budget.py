@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.training import budget
 from robustbench_cli.benchmarks.training.budget import Budget, BudgetChoice, keep_to
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
@@ -66,11 +67,35 @@ def test_epochs_come_before_steps(keep: Keep, seconds: float, steps: int, epochs
     assert keep(passes=seconds * 1000)[1].epochs == epochs
 
 
+@pytest.mark.parametrize(("steps", "lr"), [(3990, 8e-3), (4010, 4e-3)])
+def test_many_steps_are_smaller(keep: Keep, steps: int, lr: float) -> None:
+    """A step is a batch of 32 images, each with 10 passes of the attack and one of the training."""
+    kept, choice = keep(passes=steps * 32 * 11)
+    assert (choice.steps, choice.lr, kept.recipe["lr"]) == (10, lr, lr)
+
+
+def test_the_images_are_normalized(keep: Keep) -> None:
+    """By the mean and the standard deviation of the training images, of which 1,000 of 1,297 are taken."""
+    kept, choice = keep(seconds=100)
+    images = load_dataset("digits").split("train").batch(torch.arange(IMAGES))[0]
+    assert kept.mean == pytest.approx([float(images.mean())], abs=2e-3)
+    assert kept.std == pytest.approx([float(images.std())], abs=2e-3)
+    assert f", --mean {kept.mean[0]} --std {kept.std[0]} (" in choice.label
+
+
+def test_a_network_of_the_users_own_may_normalize_by_itself(
+    cache: Callable[..., ModelCache], tmp_path: Path, measured: dict[str, Any]
+) -> None:
+    own = training(cache).model_copy(update={"model_source": "0" * 64})
+    kept, choice = keep_to(Budget(seconds=100), own, tmp_path / "a.safetensors", given=(), device=CPU)
+    assert (kept.mean, kept.std, choice.mean) == (None, None, None)
+
+
 def test_what_the_user_gave_stays(keep: Keep) -> None:
     """The budget then chooses the number of epochs only."""
     kept, choice = keep(seconds=100, given=("pgd-at.steps", "train.batch_size"))
     assert (choice.steps, choice.step_size, choice.batch_size, choice.lr) == (None, None, 128, None)
-    assert kept.recipe["lr"] == 4e-3
+    assert (kept.recipe["lr"], kept.mean) == (4e-3, None)
     assert choice.epochs * choice.epoch_fraction == pytest.approx(100 / (IMAGES * 11e-3))
     assert kept.defenses[0].changed == ()
 
