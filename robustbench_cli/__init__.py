@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.sap import SAP as SAP
     from robustbench_cli.defenses.smoothadv import SmoothAdv as SmoothAdv
     from robustbench_cli.defenses.soae_at import SOAEAT as SOAEAT
+    from robustbench_cli.defenses.sparta import Sparta as Sparta
     from robustbench_cli.defenses.total_variation import TotalVariation as TotalVariation
     from robustbench_cli.defenses.trades import TRADES as TRADES
     from robustbench_cli.verbs import attack as attack

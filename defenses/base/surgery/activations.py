@@ -1,8 +1,9 @@
-"""Changes the output of every activation function of a model, whether it is a module or a function call."""
+"""Changes or replaces the activation functions of a model, whether they are modules or function calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -10,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["AfterActivations"]
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["AfterActivations", "ReplacedReLUs", "channels_of_relus"]
 
 # An activation module calls the function of its name. A model's own code may call any of the others.
-_ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
+_RELUS: frozenset[Callable[..., Any]] = frozenset(
+    {functional.relu, torch.relu, Tensor.relu, functional.relu_, torch.relu_, Tensor.relu_}
+)
+_ACTIVATIONS: frozenset[Callable[..., Any]] = _RELUS | frozenset(
     {
-        functional.relu,
-        torch.relu,
-        Tensor.relu,
-        functional.relu_,
-        torch.relu_,
-        Tensor.relu_,
         functional.leaky_relu,
         functional.prelu,
         torch.prelu,
@@ -78,3 +79,66 @@ class _After(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         return self.change(output) if func in _ACTIVATIONS else output
+
+
+class ReplacedReLUs(nn.Module):
+    """A model in which every ReLU on feature maps ``(N, C, H, W)`` computes something else. The calls are intercepted.
+
+    Args:
+        model: The model. It is not copied.
+        replacements: One for each of these calls, in the order of a forward pass; see :func:`channels_of_relus`.
+    """
+
+    def __init__(self, model: nn.Module, replacements: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.model = model
+        self.replacements = nn.ModuleList(replacements)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's output with the replacements.
+
+        Raises:
+            UserError: The model calls ReLU more often than there are replacements.
+        """
+        with _InPlaceOfReLUs(self.replacements):
+            output: Tensor = self.model(images)
+        return output
+
+
+class _InPlaceOfReLUs(TorchFunctionMode):
+    """Calls the replacements in turn. Inside them the mode is off, so they may call ReLU themselves."""
+
+    def __init__(self, replacements: Iterable[Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.replacements = iter(replacements)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _RELUS:
+            return func(*args, **(kwargs or {}))
+        (features,) = args[:1] or ((kwargs or {})["input"],)
+        if features.dim() != 4:
+            return func(*args, **(kwargs or {}))
+        replacement = next(self.replacements, None)
+        if replacement is None:
+            raise UserError("the model does not call ReLU equally often in every pass: its calls cannot be replaced")
+        return replacement(features)
+
+
+def channels_of_relus(model: nn.Module, example: Tensor) -> list[int]:
+    """The number of channels of each feature map to which a model applies ReLU, in the order of a forward pass.
+
+    Args:
+        model: The model.
+        example: Images ``(N, C, H, W)``; one is enough.
+    """
+    channels = []
+
+    def record(features: Tensor) -> Tensor:
+        channels.append(features.shape[1])
+        return features.relu()
+
+    with frozen(model), torch.no_grad(), _InPlaceOfReLUs(repeat(record)):
+        model(example)
+    return channels

@@ -39,7 +39,7 @@ class Inverting(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("name", ["pgd-at", "csa", "soae-at", "infoat", "j-sigr", "ladder"])
+@pytest.mark.parametrize("name", ["pgd-at", "csa", "soae-at", "infoat", "j-sigr", "ladder", "sparta"])
 def test_a_network_that_writes_into_its_input(name: str) -> None:
     """It trains to the same weights as one that does not."""
     weights = [
