@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.pni import PNI as PNI
     from robustbench_cli.defenses.random_resize_pad import RandomResizePad as RandomResizePad
     from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing as RandomizedSmoothing
+    from robustbench_cli.defenses.representation_merging import RepresentationMerging as RepresentationMerging
     from robustbench_cli.defenses.rse import RSE as RSE
     from robustbench_cli.defenses.sap import SAP as SAP
     from robustbench_cli.defenses.smoothadv import SmoothAdv as SmoothAdv
