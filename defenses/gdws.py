@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.surgery.depthwise import DepthwiseSeparable
-from robustbench_cli.defenses.base.surgery.random_weights import RandomWeights
+from robustbench_cli.defenses.base.surgery.plain_layers import inner_convolutions
+from robustbench_cli.defenses.base.surgery.replacing import replace_layers
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["GDWS", "channel_weights", "fewest_pairs", "most_important_pairs"]
@@ -64,16 +65,13 @@ class GDWS(Defense):
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         protected = copy.deepcopy(model)
-        layers = _convolutions(protected)
+        layers = inner_convolutions(protected)
         if not layers:
             raise UserError(
                 "gdws approximates convolutions that are larger than 1 x 1, without groups and random weights, and "
                 f"{type(model).__name__} has none behind its first convolution"
             )
-        built = {layer: DepthwiseSeparable(layer) for layer in layers.values()}
-        for name, layer in layers.items():
-            protected.set_submodule(name, built[layer])
-        return protected
+        return replace_layers(protected, layers, DepthwiseSeparable)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, DepthwiseSeparable)]
@@ -106,17 +104,6 @@ class GDWS(Defense):
             means[number] if means and bool(means[number].any()) else torch.ones(layer.inputs, device=trainer.device)
             for number, layer in enumerate(layers)
         ]
-
-
-def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions that are approximated, by name."""
-    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    excluded = [first, *(layer.layer for layer in model.modules() if isinstance(layer, RandomWeights))]
-    return {
-        name: layer
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if type(layer) is nn.Conv2d and layer.groups == 1 and layer.weight[0, 0].numel() > 1 and layer not in excluded
-    }
 
 
 def fewest_pairs(errors: Tensor, largest: float) -> Tensor:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.models.base.build import build_model as build_model
     from robustbench_cli.defenses.adv_bnn import AdvBNN as AdvBNN
     from robustbench_cli.defenses.advkip import AdvKIP as AdvKIP
+    from robustbench_cli.defenses.arlst import ARLST as ARLST
     from robustbench_cli.defenses.awp import AWP as AWP
     from robustbench_cli.defenses.base.defense import Defense as Defense
     from robustbench_cli.defenses.base.defense import defend as defend

@@ -15,6 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
+from robustbench_cli.defenses.base.surgery.replacing import replace_layers
 
 __all__ = ["RandomWeights", "shared_draws", "weight_std", "with_random_weights"]
 
@@ -165,9 +166,4 @@ def with_random_weights(
         raise UserError(
             f"{name} adds noise to weights, and {type(model).__name__} has no fully connected layer or convolution"
         )
-    built = {layer: build(layer).train(layer.training) for layer in layers.values()}
-    for path, layer in layers.items():
-        if not path:
-            return built[layer]
-        changed.set_submodule(path, built[layer])
-    return changed
+    return replace_layers(changed, layers, build)
