@@ -113,7 +113,9 @@ def test_the_weights_begin_at_the_networks() -> None:
 def test_what_cannot_be_done_is_said(network: Callable[[], nn.Module]) -> None:
     """In one line, with the layer and the reason."""
     example = torch.zeros(1, 1, 8, 8)
-    with pytest.raises(UserError, match="arlst factorizes fully connected layers without random weights, and Conv2d has none"):
+    with pytest.raises(
+        UserError, match="arlst factorizes fully connected layers without random weights, and Conv2d has none"
+    ):
         ARLST().protect(nn.Conv2d(1, 2, 3), example)
     with pytest.raises(
         UserError,
