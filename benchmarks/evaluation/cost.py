@@ -17,6 +17,7 @@ from robustbench_cli.attacks.base.rng import Random
 __all__ = ["Passes", "passes"]
 
 _SHAPE = (1, 8, 8)
+_ROWS = 1024
 _EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.5, "l1": 5.0, "l0": 5.0}
 
 
@@ -58,7 +59,8 @@ def _counted_passes(attack: Attack, norm: Norm | None, classes: int) -> Passes:
     norm = norm or attack.norms[0]
     threat = attack.threat(images, norm=norm, eps=_EPS[norm], targeted=False)
     with frozen(model), torch.random.fork_rng(devices=[]):
-        source = gradient_source(model, randomized=False)
+        # Several targets of one image are rows of one batch.
+        source = gradient_source(model, randomized=False, batch_size=_ROWS)
         attack.run(source, images, labels, attack.search_threat(threat), Random.of(0, images))
     return Passes(round(source.forwards), round(source.backwards))
 

@@ -75,9 +75,10 @@ def _field(value: Any) -> Any:
 def _csv(table: pd.DataFrame) -> str:
     columns = []
     for name in table.columns:
-        # Most values of a column are equal to others. A missing one is an empty field.
-        fields = {value: _field(value) for value in set(table[name].dropna().tolist())}
-        columns.append([fields.get(value, "") for value in table[name].tolist()])
+        # Most values of a column are equal to others. A missing one has the code -1, that of the empty field.
+        codes, values = table[name].factorize()
+        fields = [*map(_field, values.tolist()), ""]
+        columns.append([fields[code] for code in codes.tolist()])
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)

@@ -394,6 +394,23 @@ def _require_same_classes(suite: Suite, defended: DefendedModel) -> None:
             )
 
 
+def _cells_of_model(
+    suite: Suite,
+    defended: DefendedModel,
+    examples: Slice,
+    threats: Sequence[tuple[AttackChoice, Norm, Eps | None]],
+) -> Iterator[tuple[AttackChoice, Eps | None, Cell]]:
+    """The wanted cells of one model, each as if it were alone; only the first one of an attack is validated."""
+    first: dict[tuple[int, Norm], Cell] = {}
+    for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
+        if suite.wants(defended, attack, norm, eps, seed):
+            key = id(attack), norm
+            if key not in first:
+                first[key] = suite.cell(defended, examples, (attack, norm, eps), seed)
+            changes = {"eps": None if eps is None else eps.value, "seed": seed}
+            yield attack, eps, first[key].model_copy(update=changes)
+
+
 def _jobs_of_model(
     suite: Suite,
     defended: DefendedModel,
@@ -404,34 +421,43 @@ def _jobs_of_model(
     """The jobs of one model, each of which may continue an earlier one of its chain."""
     latest: dict[tuple[str, int], Job] = {}
     yielded: set[str] = set()
-    for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
-        if not suite.wants(defended, attack, norm, eps, seed):
-            continue
+    first: Job | None = None
+    for attack, eps, alone in _cells_of_model(suite, defended, examples, threats):
         chain = suite.chain(attack, eps, defended)
-        previous = None if chain is None else latest.get((chain, seed))
+        previous = None if chain is None else latest.get((chain, alone.seed))
         if attack.only_if is not None and (previous is None or not suite.cascade):
             # The condition is about an earlier attack of the chain, and there is none.
             continue
-        cell = suite.cell(defended, examples, (attack, norm, eps), seed)
         # The same attack twice, written differently or with an equivalent gradient source, is one cell.
-        if cell.id in yielded:
+        if alone.id in yielded:
             continue
-        yielded.add(cell.id)
+        yielded.add(alone.id)
+        cell = alone
         if previous is not None:
             is_cascade = previous.cell.attack != attack.spec
-            cell = cell.model_copy(update={"after": previous.cell.id, "cascade": is_cascade})
-        job = Job(
-            cell=cell,
-            eps="" if eps is None else eps.text,
-            previous=previous,
-            allow_no_gradients=suite.cascade and not all(choice.needs_gradients for choice in suite.attacks),
-            checkpoint=defended.path,
-            loading=defended.loading,
-            mean=defended.mean,
-            std=defended.std,
-            size=defended.size,
-            **fields,
-        )
+            cell = alone.model_copy(update={"after": previous.cell.id, "cascade": is_cascade})
+        own = {"cell": cell, "eps": "" if eps is None else eps.text, "previous": previous}
+        first = first or _first_job(suite, defended, {**fields, **own})
+        job = first.model_copy(update=own)
         yield job
         if chain is not None:
-            latest[chain, seed] = job
+            latest[chain, cell.seed] = job
+
+
+def _first_job(suite: Suite, defended: DefendedModel, fields: Mapping[str, Any]) -> Job:
+    """A job of a model.
+
+    Args:
+        suite: The suite.
+        defended: The model.
+        fields: The fields that do not follow from the two.
+    """
+    return Job(
+        allow_no_gradients=suite.cascade and not all(choice.needs_gradients for choice in suite.attacks),
+        checkpoint=defended.path,
+        loading=defended.loading,
+        mean=defended.mean,
+        std=defended.std,
+        size=defended.size,
+        **fields,
+    )

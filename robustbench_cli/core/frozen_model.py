@@ -19,9 +19,11 @@ class FrozenModel(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values in some fields, which computes its cached properties anew."""
         copied = super().model_copy(update=update, deep=deep)
-        # Pydantic copies cached properties too.
-        for name in copied.__dict__.keys() - type(self).model_fields.keys():
-            del copied.__dict__[name]
+        fields = type(self).model_fields
+        # Pydantic copies cached properties too. Most copies have none, and there are many.
+        if len(copied.__dict__) > len(fields):
+            for name in copied.__dict__.keys() - fields.keys():
+                del copied.__dict__[name]
         return copied
 
 

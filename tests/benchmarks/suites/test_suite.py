@@ -167,6 +167,13 @@ def test_a_job_is_plain_data(jobs: Callable[..., list[Job]]) -> None:
     assert Job.model_validate(json.loads(job.model_dump_json())) == job
 
 
+def test_jobs_that_are_not_validated_one_by_one_are_valid(jobs: Callable[..., list[Job]]) -> None:
+    """Each is equal to what its plain data gives, and its cell has the same identity."""
+    for job in jobs(PGD, CW, norm="l2", eps=["1/2", "1"], seeds=(0, 1), cascade=True):
+        validated = Job.model_validate({**dict(job), "cell": dict(job.cell)})
+        assert (validated, validated.cell.id) == (job, job.cell.id)
+
+
 def names(cell_jobs: list[Job]) -> list[tuple[str, str, str | None]]:
     """Attack, radius, and the attack and radius before it."""
     by_id = {job.cell.id: f"{job.cell.attack.name} {job.eps}" for job in cell_jobs}
