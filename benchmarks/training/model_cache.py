@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.backends.cpu import get_cpu_capability as cpu_capability
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.rng import seeded
@@ -183,6 +184,12 @@ class ModelCache:
         data = self.data
         recipe = Recipe.from_parameters({**self.usual_recipe, **self.recipe}, name="train")
         recipe.require_effect(self.recipe, name="train")
+        if recipe.precision == "bf16" and self.device.type == "cpu" and cpu_capability() in {"DEFAULT", "AVX2"}:
+            warnings.warn(
+                "this CPU has no instructions for bf16, which takes ten times as long as float32 here: leave out train.precision",
+                Choice,
+                stacklevel=2,
+            )
         for spec in specs:
             spec.build(defense_registry).require_labels(recipe, name=spec.name)
         for entry in recipe.augmentations or ():
