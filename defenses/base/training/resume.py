@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.surgery.resized import resize_layers
 
-__all__ = ["TrainingState", "read_finals", "read_state", "read_tensors", "write_state"]
+__all__ = ["TrainingState", "read_finals", "read_state", "read_tensors", "resize_as_stored", "write_state"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} holds no training to resume ({error}): delete it to start over") from error
+
+
+def resize_as_stored(whole: nn.Module, content: tuple[dict[str, Tensor], dict[str, str]]) -> None:
+    """Gives the layers of a model the sizes that they had when the file was written, before :func:`read_state`.
+
+    Args:
+        whole: See :func:`write_state`. Is changed in place.
+        content: See :func:`read_state`.
+
+    Raises:
+        UserError: See :func:`~robustbench_cli.defenses.base.surgery.resized.resize_layers`.
+    """
+    resize_layers(whole, _with_prefix("whole/", content[0]))
 
 
 def read_finals(state: TrainingState, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

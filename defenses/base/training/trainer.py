@@ -46,6 +46,7 @@ from robustbench_cli.defenses.base.training.resume import (
     read_finals,
     read_state,
     read_tensors,
+    resize_as_stored,
     write_state,
 )
 from robustbench_cli.defenses.base.training.weight_selection import Collapse, WeightSelection
@@ -127,6 +128,7 @@ class Trainer:
         finals: The states of the whole model with the ``latest``, ``averaged`` and ``best`` weights of the network that was
             trained last, on the CPU; empty if there are only the latest.
         fraction_done: The fraction of its steps that the current training has done, for losses that depend on it.
+        begins_epoch: Whether the current step is the first of its epoch, for losses with variables that change there.
 
     Raises:
         UserError: There are more processes than images in a batch, or the processes cannot be connected.
@@ -161,6 +163,7 @@ class Trainer:
         self._resuming = self._processes.run_on_first(lambda: resume is not None and resume.exists())
         self.share = self._processes.share
         self.fraction_done = 0.0
+        self.begins_epoch = False
         self.train_indices, self.held_out_indices = self._split_examples()
         if self._images_per_epoch < self._batches_per_epoch * self._processes.number:
             raise UserError(
@@ -350,6 +353,7 @@ class Trainer:
             for rows, labels in self._loader.batches(shares, partial(self._rows, run)):
                 for _ in range(run.replays):
                     self.fraction_done = step / steps
+                    self.begins_epoch = not losses
                     losses.append(self._step(run, rows, labels, self.recipe.optimizer_values(step, steps)))
                     run.selection.after_step(step)
                     step += 1
@@ -584,6 +588,7 @@ class Trainer:
             return 0, 0.0
         assert self._resume is not None
         content = self._processes.run_on_first(partial(read_tensors, self._resume))
+        resize_as_stored(run.whole, content)
         state = read_state(
             self._resume,
             content,
@@ -595,9 +600,10 @@ class Trainer:
             copies=run.selection.copies,
         )
         self._finished, self.finals = state.finished, read_finals(state, content[0])
-        # Networks that are finished are skipped until the first unfinished one.
-        self._resuming = run.name in self._finished
-        if self._resuming or run.name != state.name:
+        # Networks that are finished are skipped until the one that was trained last.
+        finished = run.name in self._finished
+        self._resuming = finished and run.name != state.name
+        if finished or run.name != state.name:
             return 0, 0.0
         run.selection.metrics |= state.measured
         return state.epoch, state.seconds

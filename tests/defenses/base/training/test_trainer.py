@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.gradients import gradients_of
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 
@@ -132,6 +134,19 @@ def test_frozen_layers_do_not_train(digits: Any, normed: Callable[[], nn.Module]
     assert changed == {f"{layer}.{part}" for layer in (3, 7, 9) for part in ("weight", "bias")}
     assert not any(modes)
     assert not any(module.training for module in model.modules())
+
+
+def test_a_loss_sees_where_an_epoch_begins(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """At its first step alone, also where a batch is replayed."""
+    train, _ = digits
+    trainer, recorded = Trainer(train, Recipe(epochs=4, batch_size=700), seed=0, device=torch.device("cpu")), []
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        recorded.append(trainer.begins_epoch)
+        return functional.cross_entropy(network(images), labels)
+
+    trainer.fit_with_gradients(normed(), gradients_of(loss), name="training", replays=2)
+    assert recorded == 2 * [True, False, False, False]
 
 
 def test_the_same_seed_trains_the_same(digits: Any, normed: Callable[[], nn.Module]) -> None:
