@@ -27,13 +27,13 @@ Shape = tuple[int, int, int]
 class CSTAR(AdversarialTraining):
     """CSTAR: adversarial training under a budget for the ranks of all convolutions, which then become smaller ones.
 
-    The alternating direction method of multipliers (ADMM) trains the network on PGD images with the additional loss
-    ``rho / 2 ||W - Z + U||^2``. Before each epoch, Z becomes the truncated Tucker-2 decomposition of ``W + U``, and U grows
-    by ``W - Z``. The ranks of all layers are chosen together, each time anew; see :func:`global_ranks`. Then each convolution
-    is decomposed into three (1 x 1, K x K, 1 x 1), and the smaller network is trained for the last epochs. A network that is
-    trained already is a better start::
+    From ``warmup`` on, the alternating direction method of multipliers (ADMM) adds ``rho / 2 ||W - Z + U||^2`` to the loss
+    on PGD images. Before each epoch, Z becomes the truncated Tucker-2 decomposition of ``W + U``, and U grows by ``W - Z``.
+    The ranks of all layers are chosen together, each time anew; see :func:`global_ranks`. Then each convolution is
+    decomposed into three (1 x 1, K x K, 1 x 1), and the smaller network is trained for the last epochs. It may begin with a
+    network that is trained already::
 
-        advdef train --defense pgd-at --defense cstar --set cstar.compression=4 -o cstar.safetensors
+        advdef train --defense pgd-at --defense cstar --set cstar.warmup=0 -o cstar.safetensors
 
     In the style of the paper, whose full text was not at hand, only its abstract: the choice of the ranks is ours. The first
     convolution, 1 x 1 convolutions, those with groups and fully connected layers stay; so the column ``parameters`` falls
