@@ -32,7 +32,8 @@ class Attention(nn.Module):
 )
 def test_it_counts_as_torch_does(model: nn.Module, shape: tuple[int, ...]) -> None:
     images = torch.zeros(1, *shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # With gradients, torch does not fuse attention to an operation that it does not count.
+    with FlopCounterMode(display=False) as counter:
         model.eval()(images)
     assert 2 * multiply_accumulates(model, images) == counter.get_total_flops() > 0
 
@@ -40,6 +41,14 @@ def test_it_counts_as_torch_does(model: nn.Module, shape: tuple[int, ...]) -> No
 def test_a_convolution_is_counted_as_by_hand() -> None:
     """Each of 3 x 3 outputs in 8 channels is a sum over 2 x 2 pixels in 5 channels."""
     assert multiply_accumulates(nn.Conv2d(5, 8, 2), torch.zeros(1, 5, 4, 4)) == 3 * 3 * 8 * 5 * 2 * 2
+
+
+def test_attention_that_torch_fuses_in_evaluation_mode_is_counted() -> None:
+    """Four projections, the scores and the sums of 7 tokens of size 8, then a hidden layer of 16. Fused, they would count 0."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    assert multiply_accumulates(layer, torch.zeros(1, 7, 8)) == 7 * (4 * 8 * 8 + 2 * 7 * 8 + 2 * 8 * 16)
+    assert torch.backends.mha.get_fastpath_enabled() == fused
 
 
 def test_torchs_compiler_is_not_loaded() -> None:
