@@ -24,6 +24,11 @@ _MAX_ENTRIES = 2**27
 ten numbers for each entry.
 """
 
+_MAX_PIXELS = 2**28
+"""The largest number of pixels of the learned images, 1 GiB. They are allocated before a checkpoint fills them, so a damaged or
+hostile file must not choose their number.
+"""
+
 
 class AdvKIP(AttackInTraining, Defense):
     """AdvKIP: kernel regression on a small data set, which is learned so that the regression withstands PGD.
@@ -64,10 +69,11 @@ class AdvKIP(AttackInTraining, Defense):
         with frozen(model), torch.no_grad():
             classes = model(example.clone()).shape[1]
         images = classes * self.per_class
-        limit = math.isqrt(_MAX_ENTRIES // (self.depth if self.kernel == "ntk" else 1))
+        entries = _MAX_ENTRIES // (self.depth if self.kernel == "ntk" else 1)
+        limit = min(math.isqrt(entries), _MAX_PIXELS // example[0].numel())
         if images > limit:
             raise UserError(
-                f"advkip.per_class is {self.per_class}, and the kernel matrix of {images:,} learned images is too large: "
+                f"advkip.per_class is {self.per_class}, and {images:,} learned images or their kernel matrix are too large: "
                 f"give at most {limit // classes}, as {classes} classes may have {limit:,} images"
             )
         return KernelRegression(self, example, classes)

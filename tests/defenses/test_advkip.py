@@ -127,10 +127,17 @@ def test_a_killed_training_resumes(digits: Any, tmp_path: Path) -> None:
 
 def test_sets_that_cannot_be_learned(digits: Any) -> None:
     """A set larger than the memory, and one for which a class has too few images or none to start from."""
-    with pytest.raises(UserError, match=r"^advkip.per_class is 900, and .* 9,000 learned images .* give at most 819,"):
+    with pytest.raises(UserError, match=r"^advkip.per_class is 900, and 9,000 learned images .* give at most 819,"):
         regression(per_class=900)
     with pytest.raises(UserError, match=r"give at most 115, as 10 classes may have 1,158 images$"):
         regression(per_class=200, depth=100)
+    # Images without memory: 2**28 pixels are 128 images of this size.
+    large = torch.zeros(1).expand(1, 2, 1024, 1024)
+    classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(
+        UserError, match=r"^advkip.per_class is 65, .* give at most 64, as 2 classes may have 128 images$"
+    ):
+        AdvKIP(per_class=65).protect(classifier, large)
     train, _ = digits
     images, labels = train.images[train.labels != 7][:300], train.labels[train.labels != 7][:300]
     with pytest.raises(UserError, match=r"^advkip starts from training images of each class: add images of class 7$"):
