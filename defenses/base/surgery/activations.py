@@ -17,9 +17,8 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["AfterActivations", "ReplacedReLUs", "channels_of_relus"]
 
 # An activation module calls the function of its name. A model's own code may call any of the others.
-_RELUS: frozenset[Callable[..., Any]] = frozenset(
-    {functional.relu, torch.relu, Tensor.relu, functional.relu_, torch.relu_, Tensor.relu_}
-)
+_RELUS_IN_PLACE: frozenset[Callable[..., Any]] = frozenset({functional.relu_, torch.relu_, Tensor.relu_})
+_RELUS: frozenset[Callable[..., Any]] = _RELUS_IN_PLACE | {functional.relu, torch.relu, Tensor.relu}
 _ACTIVATIONS: frozenset[Callable[..., Any]] = _RELUS | frozenset(
     {
         functional.leaky_relu,
@@ -115,14 +114,16 @@ class _InPlaceOfReLUs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _RELUS:
+        given = dict(zip(("input", "inplace"), args, strict=False)) | (kwargs or {})
+        if func not in _RELUS or given["input"].dim() != 4:
             return func(*args, **(kwargs or {}))
-        (features,) = args[:1] or ((kwargs or {})["input"],)
-        if features.dim() != 4:
-            return func(*args, **(kwargs or {}))
+        features: Tensor = given["input"]
         replacement = next(self.replacements, None)
         if replacement is None:
             raise UserError("the model does not call ReLU equally often in every pass: its calls cannot be replaced")
+        if func in _RELUS_IN_PLACE or given.get("inplace"):
+            # The model may go on with the input, and not with what the call returns.
+            return features.copy_(replacement(features.clone()))
         return replacement(features)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision
@@ -91,6 +93,29 @@ def test_only_relus_on_feature_maps_are_replaced() -> None:
     expected = model[6](model[5](model[4](model[3](model[2](2 * model[0](images))))))
     assert channels_of_relus(model, images) == [2]
     assert torch.equal(ReplacedReLUs(model, [Doubled()])(images), expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        torch.relu_,
+        Tensor.relu_,
+        lambda maps: functional.relu(maps, True),
+        lambda maps: functional.relu(maps, inplace=True),
+    ],
+)
+def test_a_model_may_go_on_with_the_input_of_a_relu_in_place(call: Callable[[Tensor], Tensor]) -> None:
+    class InPlace(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            maps = images - 0.5
+            call(maps)
+            return maps.flatten(1)
+
+    images = torch.rand(2, 1, 3, 3, requires_grad=True)
+    logits = ReplacedReLUs(InPlace(), [Doubled()])(images)
+    torch.testing.assert_close(logits, 2 * (images - 0.5).flatten(1))
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert (gradient == 2).all()
 
 
 class Doubled(nn.Module):
