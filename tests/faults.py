@@ -391,7 +391,8 @@ class Faults:
             damaged.write_bytes(content)
             result = f"{damaged.name.partition('.')[0]}.json"
             ended = self.ended(store, start(self.folder, store), code=3, line=f"remove {store}/cells/{result} to run")
-            require(sum("advdef: error" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
+            # The second line says how to resume.
+            require(sum("advdef: error" in line for line in ended.lines) == 2, f"{store}: {ended.lines}")
             require(
                 len([*Store(self.folder / store).results(damaged=lambda _: None)]) == 15,
                 f"{store}: other results are lost",

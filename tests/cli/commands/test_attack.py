@@ -438,7 +438,9 @@ def test_a_damaged_result_is_an_error(advdef: Advdef, here: Path, checkpoint: Pa
     path.write_text("{")
     ended = advdef(*command)
     assert (ended.code, ended.out) == (3, "")
-    assert f"{path.relative_to(here)} is damaged" in ended.err.splitlines()[-1]
+    failed, resume = ended.err.splitlines()[-2:]
+    assert f"{path.relative_to(here)} is damaged" in failed
+    assert "resume with: advdef attack" in resume
     path.unlink()
     second = advdef(*command)
     assert second.code == 0

@@ -229,7 +229,8 @@ def test_a_budget(advdef: Advdef, here: Path) -> None:
     first = advdef(*words)
     assert first.code == 0
     assert re.search(
-        r"--passes 12000: 3 epochs of 77% of the images, batches of 32, learning rate 0.008, 3 steps of 0.075 \([\d,]+ passes a second\)\n",
+        r"--passes 12000: 3 epochs of 77% of the images, batches of 32, learning rate 0.008, 3 steps of 0.075, "
+        r"--mean 0\.306 --std 0\.\d+ \([\d,]+ passes a second\)\n",
         first.err,
     )
     assert "pgd-at(steps=3,step_size=0.075) on digits" in first.out
