@@ -31,8 +31,9 @@ class ARLST(AdversarialTraining):
         advdef train --defense pgd-at --defense arlst --set arlst.compression=10 -o arlst.safetensors
 
     In the style of the paper, whose full text was not at hand, only its abstract: penalties and shapes are our choices.
-    Convolutions stay, and so do the matrices inside torch's attention modules and layers with random weights. The paper keeps maps as tensors. Here the
-    layers get them flattened, with the last axis fastest, and split them again, not always between two axes.
+    Convolutions stay, and so do the matrices inside torch's attention modules and layers with random weights. The paper keeps
+    maps as tensors. Here the layers get them flattened, with the last axis fastest, and split them again, not always
+    between two axes.
 
     With one product, the condition number of a layer is the product of those of its factors, so ``conditioning`` lowers
     it. With more ``terms`` it need not. Weights become small, and none exactly 0. More terms cost more

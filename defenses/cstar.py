@@ -60,12 +60,7 @@ class CSTAR(AdversarialTraining):
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         protected = copy.deepcopy(model)
-        layers = inner_convolutions(protected)
-        if not layers:
-            raise UserError(
-                "cstar decomposes convolutions that are larger than 1 x 1, without groups and random weights, and "
-                f"{type(model).__name__} has none behind its first convolution"
-            )
+        layers = inner_convolutions(protected, defense="cstar")
         shapes = [_shape(layer) for layer in dict.fromkeys(layers.values())]
         dense, fewest = sum(map(_dense_weights, shapes)), sum(tucker_weights(shape, (1, 1)) for shape in shapes)
         if fewest * self.compression > dense:

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.surgery.depthwise import DepthwiseSeparable
 from robustbench_cli.defenses.base.surgery.plain_layers import inner_convolutions
@@ -65,13 +64,7 @@ class GDWS(Defense):
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         protected = copy.deepcopy(model)
-        layers = inner_convolutions(protected)
-        if not layers:
-            raise UserError(
-                "gdws approximates convolutions that are larger than 1 x 1, without groups and random weights, and "
-                f"{type(model).__name__} has none behind its first convolution"
-            )
-        return replace_layers(protected, layers, DepthwiseSeparable)
+        return replace_layers(protected, inner_convolutions(protected, defense="gdws"), DepthwiseSeparable)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, DepthwiseSeparable)]

@@ -137,7 +137,7 @@ def test_what_cannot_be_done_is_said() -> None:
     """In one line."""
     example = torch.zeros(1, 2, 9, 9)
     grouped = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 1))
-    with pytest.raises(UserError, match="cstar decomposes convolutions that are larger than 1 x 1, without groups"):
+    with pytest.raises(UserError, match="cstar replaces convolutions that are larger than 1 x 1, without groups"):
         CSTAR().protect(grouped, example)
     small = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3))
     with pytest.raises(

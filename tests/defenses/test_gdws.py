@@ -147,5 +147,5 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(UserError, match="error and macs exclude each other"):
         GDWS.from_parameters({"error": 0.1, "macs": 0.5}, name="gdws")
     grouped = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 1))
-    with pytest.raises(UserError, match="gdws approximates convolutions that are larger than 1 x 1, without groups"):
+    with pytest.raises(UserError, match="gdws replaces convolutions that are larger than 1 x 1, without groups"):
         GDWS().protect(grouped, torch.zeros(1, 2, 9, 9))

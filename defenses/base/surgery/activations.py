@@ -99,12 +99,12 @@ class ReplacedReLUs(nn.Module):
         Raises:
             UserError: The model calls ReLU more often than there are replacements.
         """
-        with _InPlaceOfReLUs(self.replacements):
+        with _Replacing(self.replacements):
             output: Tensor = self.model(images)
         return output
 
 
-class _InPlaceOfReLUs(TorchFunctionMode):
+class _Replacing(TorchFunctionMode):
     """Calls the replacements in turn. Inside them the mode is off, so they may call ReLU themselves."""
 
     def __init__(self, replacements: Iterable[Callable[[Tensor], Tensor]]) -> None:
@@ -114,10 +114,12 @@ class _InPlaceOfReLUs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(zip(("input", "inplace"), args, strict=False)) | (kwargs or {})
-        if func not in _RELUS or given["input"].dim() != 4:
+        if func not in _RELUS:
             return func(*args, **(kwargs or {}))
+        given = dict(zip(("input", "inplace"), args, strict=False)) | (kwargs or {})
         features: Tensor = given["input"]
+        if features.dim() != 4:
+            return func(*args, **(kwargs or {}))
         replacement = next(self.replacements, None)
         if replacement is None:
             raise UserError("the model does not call ReLU equally often in every pass: its calls cannot be replaced")
@@ -140,6 +142,6 @@ def channels_of_relus(model: nn.Module, example: Tensor) -> list[int]:
         channels.append(features.shape[1])
         return features.relu()
 
-    with frozen(model), torch.no_grad(), _InPlaceOfReLUs(repeat(record)):
+    with frozen(model), torch.no_grad(), _Replacing(repeat(record)):
         model(example)
     return channels

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.surgery.random_weights import RandomWeights
 
 __all__ = ["inner_convolutions", "plain_layers"]
@@ -31,15 +32,25 @@ def plain_layers(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
     }
 
 
-def inner_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+def inner_convolutions(model: nn.Module, *, defense: str) -> dict[str, nn.Conv2d]:
     """The plain convolutions without groups that are larger than 1 x 1, except the first convolution, by all their names.
 
     Args:
         model: The model.
+        defense: The name of the defense that replaces them, for the message.
+
+    Raises:
+        UserError: There are none.
     """
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    return {
+    layers = {
         name: layer
         for name, layer in plain_layers(model, nn.Conv2d).items()
         if layer is not first and layer.groups == 1 and layer.weight[0, 0].numel() > 1
     }
+    if not layers:
+        raise UserError(
+            f"{defense} replaces convolutions that are larger than 1 x 1, without groups and random weights, and "
+            f"{type(model).__name__} has none behind its first convolution"
+        )
+    return layers
