@@ -186,14 +186,8 @@ def _choose(
         return _epoch_cost(candidate, examples, device=device, data_dir=data_dir)
 
     index = _attack_of(training)
-    on_cpu = device.type == "cpu"
-    small = on_cpu and index is not None and "train.batch_size" not in given
-    if "train.batch_size" in given:
-        sizes: Sequence[int] = (training.recipe["batch_size"],)
-    elif on_cpu:
-        sizes = (CPU_BATCH,) if small else BATCH_SIZES[:1]
-    else:
-        sizes = BATCH_SIZES
+    small = device.type == "cpu" and index is not None and "train.batch_size" not in given
+    sizes = (CPU_BATCH,) if small else _batch_sizes(training, given, device)
     attacks: Sequence[tuple[int, float] | None] = [None]
     if index is not None:
         spec = training.defenses[index]
@@ -238,6 +232,13 @@ def _choose(
         step_size=None if attack is None or eps is None else attack[1] * eps,
         passes_per_second=passes / seconds,
     )
+
+
+def _batch_sizes(training: Training, given: Collection[str], device: torch.device) -> Sequence[int]:
+    """The candidates for the batch size of any other training."""
+    if "train.batch_size" in given:
+        return (training.recipe["batch_size"],)
+    return BATCH_SIZES[:1] if device.type == "cpu" else BATCH_SIZES
 
 
 def _for_small_steps(training: Training, split: Split, steps: float, given: Collection[str]) -> dict[str, Any]:
