@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.models.hidden_layer import HiddenLayer, last_linear
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, decoder_parameters, last_linear
+from robustbench_cli.defenses.base.surgery.latents import Decoder, Encoder, decoder_parameters
 from robustbench_cli.defenses.base.training.attention_svm import AttentionSVMs, fit_svms, svm_parameters
 from robustbench_cli.defenses.base.training.gradients import label_loss
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -89,11 +90,11 @@ class Ladder(Defense):
     def _encoder(self, network: nn.Module, example: Tensor) -> Encoder:
         """The encoder at the chosen layer."""
         if self.layer is not None:
-            return Encoder(network, self.layer)
+            return Encoder(network, HiddenLayer(self.layer))
         layer = last_linear(network, example)
         if layer is None:
             raise UserError("ladder finds no linear layer in the network: give ladder.layer, the name of a layer")
-        return Encoder(network, layer, before=True)
+        return Encoder(network, HiddenLayer(layer, before=True))
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, LadderModel)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.models.hidden_layer import HiddenLayer
 
-__all__ = ["Decoder", "Encoder", "decoder_parameters", "last_linear"]
+__all__ = ["Decoder", "Encoder", "decoder_parameters"]
 
 
 class Encoder(nn.Module):
@@ -20,44 +18,21 @@ class Encoder(nn.Module):
 
     Args:
         network: Images ``(N, C, H, W)`` to logits. It is not copied.
-        layer: The name of a module in it, as in ``named_modules()``. Of several runs in a pass the last one counts.
-        before: Whether the latent is the layer's first input, and not its output.
+        layer: The layer in it. Of several runs in a pass the last one counts.
     """
 
-    def __init__(self, network: nn.Module, layer: str, *, before: bool = False) -> None:
+    def __init__(self, network: nn.Module, layer: HiddenLayer) -> None:
         super().__init__()
         self.network = network
         self.layer = layer
-        self.before = before
 
     def forward(self, images: Tensor) -> Tensor:
         """The latents ``(N, d)`` of images ``(N, C, H, W)``."""
-        return cast("Tensor", self.captured(images)[-1]).flatten(1)
-
-    def captured(self, images: Tensor) -> list[object]:
-        """What each run of the layer took or gave, copied before a later layer can write into it.
-
-        Args:
-            images: ``(N, C, H, W)``.
-        """
-        values: list[object] = []
-
-        def capture(value: object) -> None:
-            values.append(value.clone() if isinstance(value, Tensor) else value)
-
-        module = self.network.get_submodule(self.layer)
-        if self.before:
-            handle = module.register_forward_pre_hook(lambda _, inputs: capture(inputs[0] if inputs else None))
-        else:
-            handle = module.register_forward_hook(lambda _, __, output: capture(output))
-        try:
+        with self.layer.captured(self.network) as values:
             # A network may write into its input, and the images are compared with their reconstructions.
             self.network(images.clone())
-        finally:
-            handle.remove()
-        return values
+        return cast("Tensor", values[-1]).flatten(1)
 
-    @torch.no_grad()
     def width(self, example: Tensor, *, name: str) -> int:
         """The number d of features of a latent.
 
@@ -66,56 +41,9 @@ class Encoder(nn.Module):
             name: The parameter that names the layer, for the message.
 
         Raises:
-            UserError: The network has no such layer, does not run it, or the layer gives no floating-point tensor with a row
-                per image.
+            UserError: See :meth:`~robustbench_cli.attacks.base.models.hidden_layer.HiddenLayer.width`.
         """
-        modules = [module for module, _ in self.network.named_modules() if module]
-        if self.layer not in modules:
-            raise UserError(f"{name} is '{self.layer}', no layer of the network: {did_you_mean(self.layer, modules)}")
-        # Three images, because a leading dimension of 1 may have another meaning.
-        with frozen(self.network):
-            values = self.captured(example.repeat(3, 1, 1, 1))
-        if not values:
-            raise UserError(f"{name} is '{self.layer}', which the forward pass does not run: give a layer that it runs")
-        latent = values[-1]
-        if not isinstance(latent, Tensor):
-            raise UserError(
-                f"{name} is '{self.layer}', which gives a {type(latent).__name__}: give a layer whose output is one tensor"
-            )
-        if latent.dim() < 2 or len(latent) != 3:
-            raise UserError(
-                f"{name} is '{self.layer}', which gives {tuple(latent.shape)} for 3 images: give a layer with a row per image"
-            )
-        if not latent.is_floating_point():
-            raise UserError(
-                f"{name} is '{self.layer}', which gives {latent.dtype}: give a layer whose output has floating-point numbers"
-            )
-        return latent[0].numel()
-
-
-def last_linear(network: nn.Module, example: Tensor) -> str | None:
-    """The name of the linear layer that runs last, or ``None`` if none runs.
-
-    Args:
-        network: Images ``(N, C, H, W)`` to logits.
-        example: One image ``(1, C, H, W)`` in [0, 1].
-
-    >>> last_linear(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(1, 1, 2, 2))
-    '3'
-    """
-    runs: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with frozen(network), torch.no_grad():
-            network(example.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return runs[-1] if runs else None
+        return self.layer.width(self.network, example.repeat(3, 1, 1, 1), parameter=name)
 
 
 def decoder_parameters(features: int, shape: tuple[int, int, int], width: int) -> int:
