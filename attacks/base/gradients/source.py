@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
+from robustbench_cli.attacks.base.gradients.representation_distance import RepresentationDistance
 from robustbench_cli.attacks.base.gradients.second_derivatives import require_second_derivative, twice_differentiable
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
@@ -314,6 +316,41 @@ class GradientSource(ABC):
         passes = self._differentiate(images, labels, losses, rows, copies)
         return passes.logits, passes.gradients
 
+    def gradient_with_distance(
+        self, images: Tensor, labels: Tensor, loss: Loss | None, distance: RepresentationDistance
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and the gradient of a loss plus a weighted distance between hidden representations.
+
+        A query passes the references too, under the same draws. It is no :attr:`sample`.
+
+        Args:
+            images: ``(N, C, H, W)``, the whole batch.
+            labels: ``(N,)``.
+            loss: The loss of one draw; ``None`` for the distance alone.
+            distance: Has N references.
+
+        Returns:
+            See :meth:`gradient`.
+
+        Raises:
+            UserError: The model's logits do not depend differentiably on its input, or the layer has not one row per image and
+                draw.
+        """
+        keys, query = self._keys(images, None, 1), self._note_query(images)
+        # The replay of a CUDA graph runs no layer.
+        with (
+            gradient_precision(self.precision, images.device),
+            self.graphs.paused() if self.graphs else nullcontext(),
+        ):
+            passes = self.size.retry_smaller(
+                len(images) * self.cost,
+                lambda: self._differentiate_slices(images, labels, distance.added_to(loss), keys, query, distance),
+            )
+        passes = replace(passes, logits=passes.logits[..., :-1])
+        self.forwards += self.cost * len(images)
+        self._count(images, labels, passes)
+        return passes.logits, passes.gradients[0]
+
     def _differentiate(
         self, images: Tensor, labels: Tensor, loss: Loss, rows: Tensor | None, copies: int | Tensor
     ) -> _Passes:
@@ -366,14 +403,24 @@ class GradientSource(ABC):
 
     def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
         """Counts the passes of a query, and hands its results to the records and to :attr:`watch`."""
+        self._note_gradient(images, labels, loss, passes)
+        self._count(images, labels, passes)
+
+    def _count(self, images: Tensor, labels: Tensor, passes: _Passes) -> None:
+        """Counts the passes of a query, and hands its results to :attr:`watch`."""
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
         self._zero_gradients.add(passes.logits, labels, passes.gradients)
-        self._note_gradient(images, labels, loss, passes)
         self._notify_watcher(images, passes.logits)
 
     def _differentiate_slices(
-        self, images: Tensor, labels: Tensor, loss: Loss, keys: Tensor | None, query: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        loss: Loss,
+        keys: Tensor | None,
+        query: int,
+        distance: RepresentationDistance | None = None,
     ) -> _Passes:
         points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
         slices = []
@@ -381,7 +428,8 @@ class GradientSource(ABC):
             leaf = points[part].detach().requires_grad_()
             passes = []
             for draws in draws_per_pass:
-                with self._seeded_model(leaf, _part_of(keys, part), draws, query) as model:
+                seeded = partial(self._seeded_model, keys=_part_of(keys, part), draws=draws, query=query)
+                with distance.appended(self.model, seeded, leaf, part) if distance else seeded(leaf) as model:
                     passes.append(self._differentiate_draws(model, leaf, labels[part], loss, len(draws)))
             slices.append(_Passes.of_draws(passes))
         return _Passes.of_slices(slices)
