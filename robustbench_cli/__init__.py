@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.fab_t import FABT as FABT
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
     from robustbench_cli.attacks.fmn import FMN as FMN
+    from robustbench_cli.attacks.hidden_h1 import HiddenH1 as HiddenH1
+    from robustbench_cli.attacks.hidden_h2 import HiddenH2 as HiddenH2
+    from robustbench_cli.attacks.hidden_h3 import HiddenH3 as HiddenH3
     from robustbench_cli.attacks.hopskipjump import HopSkipJump as HopSkipJump
     from robustbench_cli.attacks.latent import Latent as Latent
     from robustbench_cli.attacks.malt import MALT as MALT

@@ -32,6 +32,7 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("apgd-t", "apgd-targeted targeted-apgd apgd-dlr-t"),
     ("fab fab-t", "fast-adaptive-boundary fab-attack"),
     ("second-order", "krylov soae soaes hessian-free newton-attack trust-region"),
+    ("hidden-h1 hidden-h2 hidden-h3", "hidden hidden-layer feature-attack feature-adversary feature-adversaries"),
     ("square", "square-attack"),
     ("deepfool", "linf-deep-fool l2-deep-fool"),
     ("ddn", "decoupled-direction-norm decoupled-direction-and-norm"),

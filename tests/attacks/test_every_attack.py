@@ -31,8 +31,16 @@ FIRST_NORMS = {name: registry.load(name).norms[0] for name in NAMES}
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified correctly."""
 
-QUICK = {"steps": 25, "queries": 250, "pairs": 4}
-FEW = {"steps": 10, "queries": 100, "pairs": 4, "binary_search_steps": 3, "n_target_classes": 3, "candidates": 3}
+QUICK = {"steps": 25, "queries": 250, "pairs": 4, "guide_steps": 5}
+FEW = {
+    "steps": 10,
+    "queries": 100,
+    "pairs": 4,
+    "binary_search_steps": 3,
+    "n_target_classes": 3,
+    "candidates": 3,
+    "guide_steps": 5,
+}
 FEW_OF = {
     "cw": {"steps": 40},
     "deepfool": {"steps": 20},
@@ -57,6 +65,10 @@ def quick(name: str, model: nn.Module) -> Attack:
 def few(name: str, model: nn.Module) -> Attack:
     """The attack with very few steps, queries and targets."""
     return with_parameters(name, model, FEW | ({"steps": 40} if name == "sigma-zero" else {}))
+
+
+UNDIRECTED = ("hidden-h1", "hidden-h2")
+"""Attacks that increase a distance from the image, which on a linear model grows on both sides."""
 
 
 class Floor(NamedTuple):
@@ -112,6 +124,12 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("fmn", "linf"): Floor(1.02, 44, 1.5, 23),
     ("fmn", "l1"): Floor(1.5, 48, 2, 24),
     ("fmn", "l0"): Floor(1.0, 44, 2, 41),
+    ("hidden-h1", "linf"): Floor(4, 27, 8, 11),
+    ("hidden-h1", "l2"): Floor(4, 17, 8, 9),
+    ("hidden-h2", "linf"): Floor(1.05, 45, 2, 44),
+    ("hidden-h2", "l2"): Floor(1.1, 45, 2, 40),
+    ("hidden-h3", "linf"): Floor(1.5, 28, 2.5, 28),
+    ("hidden-h3", "l2"): Floor(1.5, 43, 4, 50),
     ("hopskipjump", "l2"): Floor(1.7, 45, 2.5, 37),
     ("hopskipjump", "linf"): Floor(1.7, 36, 2.5, 28),
     ("latent", "linf"): Floor(1.1, 48, 2, 43),
@@ -285,7 +303,7 @@ def test_it_works_on_few_classes(
     eps = 1.5 * victim.radii(norm).amax()
     attack: Attack = quick(name, victim.model)
     perturbed = attack(victim.model, victim.images, victim.labels, norm=norm, eps=None if attack.minimal_norm else eps)
-    assert victim.accuracy(perturbed) <= 0.05
+    assert victim.accuracy(perturbed) <= (0.6 if name in UNDIRECTED else 0.05)
 
 
 class Jitter(nn.Module):
