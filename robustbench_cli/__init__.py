@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.base.defense import defend as defend
     from robustbench_cli.defenses.csa import CSA as CSA
     from robustbench_cli.defenses.cstar import CSTAR as CSTAR
+    from robustbench_cli.defenses.deadwooding import Deadwooding as Deadwooding
     from robustbench_cli.defenses.defensive_distillation import DefensiveDistillation as DefensiveDistillation
     from robustbench_cli.defenses.defensive_dropout import DefensiveDropout as DefensiveDropout
     from robustbench_cli.defenses.fast_at import FastAT as FastAT
