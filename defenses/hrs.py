@@ -407,10 +407,13 @@ def _require_different_channels(block: SwitchingBlock, name: str) -> None:
 
 
 def _operations(blocks: nn.Sequential, example: Tensor) -> list[int]:
-    """The multiply-accumulates of each block on one image."""
-    counts = []
+    """The multiply-accumulates of each block on one image; 1 for each if those of one cannot be counted."""
+    counts: list[int] = []
     with frozen(blocks), torch.no_grad():
         for block in blocks:
-            counts.append(multiply_accumulates(block, example))
+            count = multiply_accumulates(block, example)
+            if count is None:
+                return [1] * len(blocks)
+            counts.append(count)
             example = block(example)
     return counts

@@ -271,12 +271,18 @@ def model_size(model: nn.Module, image: Tensor) -> ModelSize:
         model: The model.
         image: ``(1, C, H, W)`` in [0, 1], on the device of the model.
     """
-    parameters = list(model.parameters())
     with isolated():
         macs = multiply_accumulates(model, image)
+    # torch.nn.utils.prune keeps a weight w as w_orig, and multiplies it by a mask, w_mask, in each pass.
+    masks = {
+        name.removesuffix("_mask") + "_orig": mask for name, mask in model.named_buffers() if name.endswith("_mask")
+    }
     return ModelSize(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        nonzero=sum(int(parameter.count_nonzero()) for parameter in parameters),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        nonzero=sum(
+            int((parameter * masks[name] if name in masks else parameter).count_nonzero())
+            for name, parameter in model.named_parameters()
+        ),
         macs=macs,
     )
 

@@ -35,7 +35,7 @@ class Footprint:
             total = f"trained in {sum(seconds for _, seconds in self.seconds):.1f} s"
             stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds)
             parts.append(f"{total} ({stages})" if len(self.seconds) > 1 else total)
-        if self.network.macs:
+        if self.network.macs and self.size.macs is not None:
             cost = self.size.macs / self.network.macs
             all_draws = "" if self.cost_of_all_draws is None else f", all draws {cost * self.cost_of_all_draws:.1f}"
             parts.append(f"a pass costs {cost:.1f} of the network's{all_draws}")

@@ -12,8 +12,8 @@ class ModelSize(BaseModel):
 
     Attributes:
         parameters: The number of trained parameters.
-        nonzero: Those of them that are not zero.
-        macs: The multiply-accumulates of the deployed rule for one image; see
+        nonzero: Those of them that are not zero. A weight that torch's pruning masks is zero.
+        macs: The multiply-accumulates of the deployed rule for one image; ``None`` if they cannot be counted; see
             :func:`~robustbench_cli.attacks.base.models.operations.multiply_accumulates`.
     """
 
@@ -21,4 +21,4 @@ class ModelSize(BaseModel):
 
     parameters: int = Field(ge=0)
     nonzero: int = Field(ge=0)
-    macs: int = Field(ge=0)
+    macs: int | None = Field(ge=0)

@@ -126,6 +126,19 @@ def test_cost_of_all_draws() -> None:
     assert hrs(model, (1, 28, 28), channels=(7,)).cost_of_all_draws == 7
 
 
+class Distances(nn.Linear):
+    """The distances to ten points, whose operations torch does not count."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cdist(rows, self.weight)
+
+
+def test_blocks_that_cannot_be_counted_cost_the_same() -> None:
+    """5 passes of the first one and 20 of the second, over one of both."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), Distances(20, 10))
+    assert hrs(model, (1, 28, 28), channels=(5, 4), split="1").cost_of_all_draws == 12.5
+
+
 def test_draws_are_uniform() -> None:
     """12,000 rows are uniform over the 12 paths (chi-square, level 0.001)."""
     counts = paths_drawn(switches(), 12_000).bincount(minlength=12)

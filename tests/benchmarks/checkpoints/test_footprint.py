@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
-from robustbench_cli.benchmarks.checkpoints.footprint import footprint
+from robustbench_cli.benchmarks.checkpoints.footprint import Footprint, footprint
+from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry
 
@@ -54,3 +55,7 @@ def test_what_is_not_there_is_not_told(defended: DefendedModel) -> None:
     assert str(footprint(defended)).count(";") == 2
     assert "draws" not in str(footprint(defended))
     assert "(" not in str(footprint(defended))
+    uncounted = ModelSize(parameters=10, nonzero=10, macs=None)
+    words = str(Footprint(size=uncounted, network=defended.size, cost_of_all_draws=None, seconds=()))
+    assert words.startswith("10 parameters, ")
+    assert "costs" not in words

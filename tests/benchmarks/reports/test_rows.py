@@ -90,12 +90,14 @@ def test_a_row_says_what_was_run_and_found(add: Add) -> None:
 
 
 def test_a_row_has_the_size_of_the_model(add: Add) -> None:
-    """Results of earlier versions have none."""
+    """Results of earlier versions have none, and operations that cannot be counted are missing."""
     size = ModelSize(parameters=100, nonzero=10, macs=1000)
-    table = rows([add([0] * 4, result={"size": size}), add([0] * 4, checkpoint="h" * 64)])
+    uncounted = add([0] * 4, checkpoint="u" * 64, result={"size": size.model_copy(update={"macs": None})})
+    table = rows([add([0] * 4, result={"size": size}), add([0] * 4, checkpoint="h" * 64), uncounted])
     found = table[["parameters", "nonzero", "macs"]]
     assert found.iloc[0].tolist() == [100, 10, 1000]
     assert found.iloc[1].isna().all()
+    assert found.iloc[2].isna().tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(
