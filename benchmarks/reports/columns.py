@@ -31,6 +31,7 @@ __all__ = [
     "gated_columns",
     "identity_columns",
     "shared_values",
+    "short_count",
     "shown_columns",
     "threat_text",
 ]
@@ -205,8 +206,15 @@ _FORMS: Mapping[Kind, Callable[[Any], str]] = {
 }
 
 
-def _short(count: int) -> str:
-    """A large number in some four characters: 980, 36k, 1.1M."""
+def short_count(count: int) -> str:
+    """A large number in some four characters.
+
+    Args:
+        count: The number.
+
+    >>> short_count(980), short_count(36_123), short_count(1_123_000)
+    ('980', '36k', '1.1M')
+    """
     for unit, size in (("M", 1_000_000), ("k", 1_000)):
         if count >= size:
             return f"{count / size:.{1 if count < 10 * size else 0}f}{unit}"
@@ -368,7 +376,7 @@ COLUMNS: tuple[Column, ...] = (
         "count",
         lambda row: row.total("forwards"),
         gate="lower",
-        shown=Shown("passes", 63, text=lambda row: _short(row["forwards"] + row["backwards"]), hide=4),
+        shown=Shown("passes", 63, text=lambda row: short_count(row["forwards"] + row["backwards"]), hide=4),
     ),
     Column("backwards", "count", lambda row: row.total("backwards"), gate="lower"),
     Column("seconds", "number", lambda row: row.total("seconds"), gate="lower"),

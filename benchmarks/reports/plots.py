@@ -19,14 +19,9 @@ from robustbench_cli.benchmarks.reports.attack_points import (
     attack_charts,
     certified_curves,
 )
-from robustbench_cli.benchmarks.reports.curves import (
-    Estimate,
-    RadiusCurve,
-    TradeOff,
-    front_line,
-    radius_curves,
-    trade_offs,
-)
+from robustbench_cli.benchmarks.reports.columns import short_count
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, radius_curves
+from robustbench_cli.benchmarks.reports.trade_offs import TradeOff, front_steps, size_trade_offs, trade_offs
 from robustbench_cli.benchmarks.reports.verdicts import AuditedVerdict, VerdictKey
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -88,8 +83,8 @@ def write_plots(
 ) -> list[Path]:
     """Draws all charts for which a table has the rows, and writes them to a folder.
 
-    These are the robust accuracy against the radius, clean against robust accuracy with the Pareto front, the success of
-    each attack, and certified beside attacked accuracy.
+    These are the robust accuracy against the radius, against clean accuracy and against the sizes of the models with the
+    Pareto front, the success of each attack, and certified beside attacked accuracy.
 
     Args:
         table: The rows, with the columns of :data:`~.columns.COLUMNS`.
@@ -144,6 +139,10 @@ def _figures(
         for chart in trade_offs(table, verdicts)
     ]
     figures += [
+        (f"{chart.against}-{chart.setting}-{chart.threat}", partial(_trade_off_figure, chart))
+        for chart in size_trade_offs(table, verdicts)
+    ]
+    figures += [
         (f"attacks-{chart.setting}-{chart.threat}", partial(_attacks_figure, chart)) for chart in attack_charts(table)
     ]
     for (setting, norm), proven in groupby(certified_curves(table), lambda curve: (curve.setting, curve.norm)):
@@ -174,18 +173,31 @@ def _trade_off_figure(chart: TradeOff) -> Figure:
     labels = [point.label + (f" (crossed: {point.doubt})" if point.doubt else "") for point in chart.points]
     figure, axes = _axes(labels)
     handles = []
-    front = front_line(chart)
-    axes.step([100 * x for x, _ in front], [100 * y for _, y in front], where="pre", color="0.6", zorder=0)
+    scale = 1 if chart.is_of_sizes else 100
+    front = front_steps(chart)
+    axes.plot([scale * x for x, _ in front], [100 * y for _, y in front], color="0.6", zorder=0)
     for number, point in enumerate(chart.points):
-        (clean,), horizontal = _percent([point.clean])
+        across = scale * point.across.value
+        horizontal = None if chart.is_of_sizes else _percent([point.across])[1]
         (robust,), vertical = _percent([point.robust])
         look = _look(number) | {"linestyle": "none", "elinewidth": 0.6}
         if not point.on_front:
             look["markerfacecolor"] = "white"
         if point.doubt:
-            axes.plot([clean], [robust], "x", color="black", zorder=4)
-        handles.append(axes.errorbar([clean], [robust], vertical, horizontal, **look))
-    _label(axes, "clean accuracy (%)", "robust accuracy (%)", f"{chart.setting}, {chart.threat}")
+            axes.plot([across], [robust], "x", color="black", zorder=4)
+        handles.append(axes.errorbar([across], [robust], vertical, horizontal, **look))
+    if chart.is_of_sizes:
+        axes.set_xscale("log")
+        _ticks(
+            axes, {size: short_count(int(size)) for size in (point.across.value for point in chart.points)}, math.log
+        )
+        axes.minorticks_off()
+    _label(
+        axes,
+        chart.title + ("" if chart.is_of_sizes else " (%)"),
+        "robust accuracy (%)",
+        f"{chart.setting}, {chart.threat}",
+    )
     _legend(figure, handles, labels)
     return figure
 
@@ -248,14 +260,21 @@ def _percent(estimates: Sequence[Estimate]) -> tuple[list[float], list[list[floa
     return values, [below, above]
 
 
-def _ticks(axes: Axes, texts: dict[float, str]) -> None:
-    """Labels the radii as the user wrote them, those that would overlap left out."""
-    radii = sorted(texts)
+def _ticks(axes: Axes, texts: dict[float, str], scale: Callable[[float], float] = float) -> None:
+    """Labels values such as radii as the user wrote them, those that would overlap left out.
+
+    Args:
+        axes: The chart.
+        texts: The label of each value.
+        scale: From a value to its place.
+    """
+    values = sorted(texts)
+    room = 0.15 * (scale(values[-1]) - scale(values[0]))
     kept: list[float] = []
-    for radius in radii:
-        if not kept or radius - kept[-1] > 0.15 * radii[-1]:
-            kept.append(radius)
-    axes.set_xticks(kept, [_text(texts[radius]) for radius in kept])
+    for value in values:
+        if not kept or scale(value) - scale(kept[-1]) > room:
+            kept.append(value)
+    axes.set_xticks(kept, [_text(texts[value]) for value in kept])
 
 
 def _label(axes: Axes, x: str, y: str, title: str) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from markupsafe import Markup
 
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, TradeOffPoint, front_line
+from robustbench_cli.benchmarks.reports.columns import short_count
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve
 from robustbench_cli.benchmarks.reports.html import svg
 from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import Axis
+from robustbench_cli.benchmarks.reports.trade_offs import TradeOff, TradeOffPoint, front_steps
 
 __all__ = [
     "SERIES",
@@ -25,6 +27,9 @@ __all__ = [
     "share_bar",
     "trade_off_chart",
 ]
+
+Scale = Callable[[float], float]
+"""From a value to its place in the drawing."""
 
 SERIES = 6
 """The number of colors and shapes of marks."""
@@ -107,7 +112,7 @@ def share_bar(number: str, label: str, parts: Sequence[tuple[str, float]]) -> Ma
 
 
 def _percent_axes(
-    horizontal: tuple[Axis, Sequence[tuple[float, str]], str], vertical: tuple[Axis, Sequence[float], str]
+    horizontal: tuple[Scale, Sequence[tuple[float, str]], str], vertical: tuple[Axis, Sequence[float], str]
 ) -> Iterator[ET.Element]:
     """The grid and the labels of a chart.
 
@@ -133,44 +138,58 @@ def _percent_axes(
 
 
 def trade_off_chart(number: str, chart: TradeOff) -> Markup:
-    """Clean against robust accuracy with intervals; the Pareto front is a line.
+    """Robust accuracy against clean accuracy or a size, with intervals; the Pareto front is a line.
 
     Args:
         number: Different for each picture of a page.
         chart: The models.
     """
     points = chart.points
-    across = svg.ticks(min(point.clean.low for point in points), max(point.clean.high for point in points))
     up = svg.ticks(min(point.robust.low for point in points), max(point.robust.high for point in points))
-    x = Axis((across[0], across[-1]), (_LEFT + 6, _RIGHT - 6))
     y = Axis((up[0], up[-1]), (_BOTTOM, _TOP + 8))
-    front = sorted((point for point in points if point.on_front), key=lambda point: point.clean.value)
-    # Between two models of the front, none is known to be as good as the better of both in each accuracy.
-    steps = [(x(clean), y(robust)) for clean, robust in front_line(chart)]
-    corners = [(left, lower) for (left, _), (_, lower) in itertools.pairwise(steps)]
-    outline = [place for pair in zip(steps, [*corners, *steps[-1:]], strict=True) for place in pair]
-    marks = [(value, f"{100 * value:g}") for value in across]
+    x, marks = _sizes_across(points) if chart.is_of_sizes else _accuracies_across(points)
+    steps = front_steps(chart)
     children = [
-        *_percent_axes((x, marks, "clean accuracy in %"), (y, up, "robust accuracy in %")),
-        *([svg.path(outline, "front")] if len(steps) > 1 else []),
+        *_percent_axes(
+            (x, marks, chart.title + ("" if chart.is_of_sizes else " in %")), (y, up, "robust accuracy in %")
+        ),
+        *([svg.path([(x(across), y(robust)) for across, robust in steps], "front")] if len(steps) > 1 else []),
         *(mark for point in points for mark in _cross(point, x, y)),
         *_point_labels(points, x, y),
     ]
     crossed = "".join(f" {svg.shortened(point.doubt_line, most=120)}." for point in points if point.doubt)
+    front = sorted((point for point in points if point.on_front), key=lambda point: point.across.value)
     names = ", ".join(svg.shortened(point.label, most=60) for point in front[:8])
     more = f" and {len(front) - 8} more" if front[8:] else ""
-    description = (
-        f"{len(points)} models. On the Pareto front, from low to high clean accuracy: {names or 'none'}{more}.{crossed}"
+    described = (
+        f"{len(points)} models. On the Pareto front, from low to high {chart.title}: {names or 'none'}{more}.{crossed}"
     )
-    title = f"Clean against robust accuracy, {chart.threat}, {chart.setting}"
-    return svg.drawing(number, title, description, (_WIDTH, _HEIGHT), children)
+    title = f"{chart.title.capitalize()} against robust accuracy, {chart.threat}, {chart.setting}"
+    return svg.drawing(number, title, described, (_WIDTH, _HEIGHT), children)
 
 
-def _cross(point: TradeOffPoint, x: Axis, y: Axis) -> Iterator[ET.Element]:
+def _accuracies_across(points: Sequence[TradeOffPoint]) -> tuple[Scale, list[tuple[float, str]]]:
+    """The scale of clean accuracies, and its ticks with their texts."""
+    ticks = svg.ticks(min(point.across.low for point in points), max(point.across.high for point in points))
+    return Axis((ticks[0], ticks[-1]), (_LEFT + 6, _RIGHT - 6)), [(value, f"{100 * value:g}") for value in ticks]
+
+
+def _sizes_across(points: Sequence[TradeOffPoint]) -> tuple[Scale, list[tuple[float, str]]]:
+    """The logarithmic scale of sizes; the ticks are those of the models. A size of 0 is where 1 is."""
+    sizes = sorted({point.across.value for point in points})
+    linear = Axis((_log(sizes[0]), _log(sizes[-1])), (_LEFT + 26, _RIGHT - 26))
+    return lambda size: linear(_log(size)), [(size, short_count(int(size))) for size in sizes]
+
+
+def _log(size: float) -> float:
+    return math.log(max(size, 1))
+
+
+def _cross(point: TradeOffPoint, x: Scale, y: Scale) -> Iterator[ET.Element]:
     """A model with both of its intervals."""
     cls = "on" if point.on_front else "off"
-    right, up = x(point.clean.value), y(point.robust.value)
-    yield svg.line(x(point.clean.low), up, x(point.clean.high), up, f"error {cls}")
+    right, up = x(point.across.value), y(point.robust.value)
+    yield svg.line(x(point.across.low), up, x(point.across.high), up, f"error {cls}")
     yield svg.line(right, y(point.robust.low), right, y(point.robust.high), f"error {cls}")
     yield svg.circle(right, up, 4.5, f"point {cls}")
     if point.doubt:
@@ -178,13 +197,14 @@ def _cross(point: TradeOffPoint, x: Axis, y: Axis) -> Iterator[ET.Element]:
         yield svg.line(right - 3.2, up + 3.2, right + 3.2, up - 3.2, "doubt")
 
 
-def _point_labels(points: Sequence[TradeOffPoint], x: Axis, y: Axis) -> Iterator[ET.Element]:
+def _point_labels(points: Sequence[TradeOffPoint], x: Scale, y: Scale) -> Iterator[ET.Element]:
     """Labels that overlap neither each other nor a point: those of the front first; a label without room is left out."""
-    taken = [(x(p.clean.value) - 5, y(p.robust.value) - 5, x(p.clean.value) + 5, y(p.robust.value) + 5) for p in points]
+    centers = [(x(point.across.value), y(point.robust.value)) for point in points]
+    taken = [(right - 5, up - 5, right + 5, up + 5) for right, up in centers]
     for point in sorted(points, key=lambda point: not point.on_front):
         words = svg.shortened(point.label, most=28)
         wide = 6.2 * len(words)
-        right, up = x(point.clean.value), y(point.robust.value)
+        right, up = x(point.across.value), y(point.robust.value)
         for left, base in _positions(right, up, wide):
             box = (left, base - 10, left + wide, base + 3)
             if (

@@ -15,11 +15,9 @@ from robustbench_cli.benchmarks.reports.commands import reproducing_command
 from robustbench_cli.benchmarks.reports.curves import (
     Estimate,
     RadiusCurve,
-    TradeOff,
     decisive_rows,
     radius_curves,
     setting_text,
-    trade_offs,
 )
 from robustbench_cli.benchmarks.reports.html import charts
 from robustbench_cli.benchmarks.reports.html.answers import Answer, answers
@@ -54,6 +52,7 @@ from robustbench_cli.benchmarks.reports.html.worst_case import (
 from robustbench_cli.benchmarks.reports.legend import quick_look
 from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.trade_offs import TradeOff, size_trade_offs, trade_offs
 from robustbench_cli.benchmarks.reports.verdicts import severest
 from robustbench_cli.benchmarks.store.records import Result
 
@@ -131,13 +130,21 @@ class _Page:
     @cached_property
     def trade_offs(self) -> list[_Panel]:
         """A chart for each threat with several models."""
+        return self._trade_off_panels(self._trade_offs)
+
+    @cached_property
+    def size_trade_offs(self) -> list[_Panel]:
+        """A chart for each threat and size in which models differ."""
+        return self._trade_off_panels(self._size_trade_offs)
+
+    def _trade_off_panels(self, shown: Sequence[TradeOff]) -> list[_Panel]:
         return [
             _Panel(
                 drawing=charts.trade_off_chart(self._number(), chart),
                 title=f"{shortened(chart.threat)}: {shortened(chart.setting)}",
                 legend=[(charts.doubt_mark(), shortened(point.doubt_line)) for point in chart.points if point.doubt],
             )
-            for chart in self._trade_offs[:_MOST_CHARTS]
+            for chart in shown[:_MOST_CHARTS]
         ]
 
     @cached_property
@@ -145,10 +152,19 @@ class _Page:
         every = trade_offs(self.content.table, severest(self.content.verdicts or ()))
         return [chart for chart in every if len(chart.points) > 1]
 
+    @cached_property
+    def _size_trade_offs(self) -> list[TradeOff]:
+        return size_trade_offs(self.content.table, severest(self.content.verdicts or ()))
+
     @property
     def trade_off_table(self) -> Table:
         """The figures of all charts of clean against robust accuracy."""
         return trade_off_table(self._trade_offs)
+
+    @property
+    def size_trade_off_table(self) -> Table:
+        """The figures of all charts of sizes against robust accuracy."""
+        return trade_off_table(self._size_trade_offs)
 
     @cached_property
     def _curves(self) -> list[list[RadiusCurve]]:

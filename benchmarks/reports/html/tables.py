@@ -10,13 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from robustbench_cli.benchmarks.reports.columns import Column, flag_names
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve
 from robustbench_cli.benchmarks.reports.html.content import AuditedGroup
 from robustbench_cli.benchmarks.reports.html.learning_curves import MEASURED, LearningCurve
 from robustbench_cli.benchmarks.reports.html.svg import shortened
 from robustbench_cli.benchmarks.reports.legend import check_page
 from robustbench_cli.benchmarks.reports.model_labels import model_labels
 from robustbench_cli.benchmarks.reports.readable import readable
+from robustbench_cli.benchmarks.reports.trade_offs import TradeOff
 
 __all__ = [
     "Field",
@@ -164,24 +165,37 @@ def picture(drawing: Markup, value: float) -> Field:
 
 
 def trade_off_table(charts: Sequence[TradeOff]) -> Table:
-    """The figures of charts of clean against robust accuracy.
+    """The figures of charts of robust accuracy against clean accuracy, or against sizes.
 
     Args:
-        charts: The charts.
+        charts: The charts, all against clean accuracy or all against sizes.
     """
+    of_sizes = any(chart.is_of_sizes for chart in charts)
     rows = [
         [
             Field(shortened(point.label)),
             Field(shortened(chart.threat)),
             Field(shortened(chart.setting)),
-            *(accuracy(estimate) for estimate in (point.clean, point.robust)),
+            *((Field(chart.title), number(point.across.value)) if of_sizes else (accuracy(point.across),)),
+            accuracy(point.robust),
             Field("yes" if point.on_front else f"no, {shortened(point.doubt)}" if point.doubt else ""),
         ]
         for chart in charts
         for point in chart.points
     ]
-    headers = [("model", False), ("threat", False), ("data", False), ("clean %", True), ("robust %", True)]
-    return Table(caption="Clean and robust accuracy", headers=[*headers, ("Pareto front", False)], rows=rows)
+    across = [("of", False), ("size", True)] if of_sizes else [("clean %", True)]
+    return Table(
+        caption=f"{'Size' if of_sizes else 'Clean'} and robust accuracy",
+        headers=[
+            ("model", False),
+            ("threat", False),
+            ("data", False),
+            *across,
+            ("robust %", True),
+            ("Pareto front", False),
+        ],
+        rows=rows,
+    )
 
 
 def curve_table(curves: Sequence[RadiusCurve]) -> Table:

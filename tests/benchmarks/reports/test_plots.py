@@ -60,6 +60,15 @@ def test_a_chart_shows_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len({*looks}) == len(looks) == 2
 
 
+def test_sizes_have_charts(tmp_path: Path) -> None:
+    """One for each that differs, with the sizes of the models as ticks."""
+    rows = table({"parameters": 16_026, "nonzero": 16_026}, HRS | {"parameters": 16_026, "nonzero": 1_700})
+    names = {path.name for path in write_plots(rows, tmp_path)}
+    assert {name for name in names if not name.startswith(("attacks", "trade-off"))} == {
+        "nonzero-digits-100-images-linf-8-255.svg"
+    }
+
+
 def test_names_stay_text(tmp_path: Path) -> None:
     """A hostile name is no formula, no path and no error; files stay in the folder."""
     names = [*NAMES, "_hidden", "$x$", r"$\frac{1}{0", "../../up", "x" * 10_000]

@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve, TradeOff, TradeOffPoint
+from robustbench_cli.benchmarks.reports.curves import Estimate, RadiusCurve
 from robustbench_cli.benchmarks.reports.html import charts
+from robustbench_cli.benchmarks.reports.trade_offs import Against, TradeOff, TradeOffPoint
 
 
 def curve(label: str, *shares: float) -> RadiusCurve:
@@ -23,21 +24,22 @@ def curve(label: str, *shares: float) -> RadiusCurve:
     )
 
 
-def trade_off(*points: tuple[str, float, float, bool]) -> TradeOff:
-    """A chart of models, each with its label, its two accuracies and whether it is on the front."""
+def trade_off(*points: tuple[str, float, float, bool], against: Against = "clean") -> TradeOff:
+    """A chart of models, each with its label, its clean accuracy or size, its robust one and whether it is on the front."""
     return TradeOff(
         setting="digits, 100 images",
         threat="linf 0.1",
         points=tuple(
             TradeOffPoint(
                 label=label,
-                clean=Estimate(clean, clean - 0.02, clean + 0.02),
+                across=Estimate(across, across - 0.02, across + 0.02),
                 robust=Estimate(robust, robust - 0.02, robust + 0.02),
                 attack="pgd",
                 on_front=on_front,
             )
-            for label, clean, robust, on_front in points
+            for label, across, robust, on_front in points
         ),
+        against=against,
     )
 
 
@@ -81,6 +83,15 @@ def test_the_front_is_a_staircase() -> None:
     assert "a, b." in str(root[1].text)
     marks = [circle.get("class") for circle in root.iter("circle")]
     assert marks == ["point on", "point on", "point off"]
+
+
+def test_sizes_are_on_a_logarithmic_scale() -> None:
+    """Equal ratios are equally far apart, and the line goes right, then up: it is drawn in the opposite corner."""
+    chart = trade_off(("a", 10, 0.3, True), ("b", 100, 0.4, True), ("c", 1000, 0.5, True), against="macs")
+    root = ET.fromstring(charts.trade_off_chart("p0", chart))
+    ((a, corner, b, other, c),) = places(root, "front")
+    assert b[0] - a[0] == pytest.approx(c[0] - b[0], abs=0.2)
+    assert (corner, other) == ((b[0], a[1]), (c[0], b[1]))
 
 
 def test_labels_do_not_overlap() -> None:
