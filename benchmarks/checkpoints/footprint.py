@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, model_size
 from robustbench_cli.benchmarks.checkpoints.size import ModelSize
 from robustbench_cli.benchmarks.models.base.build import build_untrained, example_images
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "undefended_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +50,26 @@ def footprint(defended: DefendedModel) -> Footprint:
     Args:
         defended: The model.
     """
-    network = build_untrained(
+    stages = defended.training.get("stages", [])
+    return Footprint(
+        size=defended.size,
+        network=model_size(undefended_network(defended), example_images(defended.shape)[:1]),
+        cost_of_all_draws=defended.cost_of_all_draws,
+        seconds=tuple((name, record["seconds"]) for stage in stages for name, record in stage["trained"].items()),
+    )
+
+
+def undefended_network(defended: DefendedModel) -> nn.Module:
+    """The network of a defended model without its defenses, with any weights.
+
+    Args:
+        defended: The model.
+    """
+    return build_untrained(
         defended.model,
         shape=defended.shape,
         classes=defended.classes,
         mean=defended.mean,
         std=defended.std,
         config=defended.config,
-    )
-    stages = defended.training.get("stages", [])
-    return Footprint(
-        size=defended.size,
-        network=model_size(network, example_images(defended.shape)[:1]),
-        cost_of_all_draws=defended.cost_of_all_draws,
-        seconds=tuple((name, record["seconds"]) for stage in stages for name, record in stage["trained"].items()),
     )

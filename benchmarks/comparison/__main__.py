@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_fo
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
 from robustbench_cli.benchmarks.comparison.exact_networks import compare_exact
 from robustbench_cli.benchmarks.comparison.gallery.confusion import GalleryRun, run_gallery
+from robustbench_cli.benchmarks.comparison.latency import compare_latency
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -43,7 +43,7 @@ from robustbench_cli.benchmarks.comparison.peers import (
 from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
 from robustbench_cli.benchmarks.comparison.stores import compare_stores
 from robustbench_cli.benchmarks.comparison.tables import markdown
-from robustbench_cli.benchmarks.comparison.timing import ratio
+from robustbench_cli.benchmarks.comparison.timing import machine, ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         choices=(
             *("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage", "gallery"),
-            "stores",
+            *("stores", "latency"),
         ),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "distances of small networks; trained: adversarial training beside ART's; "
         "coverage: simulated evaluations, how often intervals, paired tests and early gates err; "
         "gallery: what the checks and AutoAttack notice in broken defenses, and the false alarms on honest models; "
-        "stores: the processor time and the memory of commands on large stores and suites",
+        "stores: the processor time and the memory of commands on large stores and suites; "
+        "latency: a forward pass of defended models over that of their networks without defenses",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
     parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cells", nargs="+", type=int, default=[10_000, 50_000], help="results in the stores for stores (10000 50000)"
     )
+    parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="the models for latency")
     _add_gallery(parser.add_argument_group("gallery"))
     return parser
 
@@ -153,6 +155,7 @@ def main() -> None:
         "coverage": lambda: compare_coverage(images=options.images, simulations=options.simulations),
         "gallery": lambda: run_gallery(_gallery_run(options)),
         "stores": lambda: compare_stores(cells=options.cells, turns=options.turns),
+        "latency": lambda: compare_latency(options.checkpoints, turns=options.turns),
     }
     if options.what in without_models:
         try:
@@ -160,9 +163,7 @@ def main() -> None:
         except UserError as error:
             parser.error(one_line(error))
         return
-    threads = torch.get_num_threads()
-    timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"
-    print(f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns")
+    print(machine())
     if options.what == "costs":
         compare_costs(images=options.images, turns=options.turns)
     elif options.what == "autoattack":

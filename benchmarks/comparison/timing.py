@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from statistics import median
 
 import torch
 
-__all__ = ["Ratio", "clock", "in_turn", "ratio"]
+__all__ = ["Ratio", "clock", "in_turn", "machine", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Ratio:
 def clock() -> float:
     """Seconds: processor time where torch uses one thread, so that other programs do not count; else wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def machine() -> str:
+    """A line on what the times are those of, and what :func:`clock` gives."""
+    threads = torch.get_num_threads()
+    timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"
+    return f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns"
 
 
 def in_turn(
