@@ -21,7 +21,7 @@ __all__ = ["Deadwooding"]
 
 
 class Deadwooding(PGDAT):
-    """Deadwooding: an adversarially trained network loses its smallest weights, to which a multiplier has brought it.
+    """Deadwooding: pruning of all layers to an exact sparsity by a Lagrangian dual, then distillation under attack.
 
     The training has three parts. First, a dense network is trained on PGD images, if it is not trained already::
 
