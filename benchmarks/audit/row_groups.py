@@ -27,6 +27,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
+from robustbench_cli.benchmarks.store.together import read_together
 from robustbench_cli.benchmarks.store.worst_case_flags import (
     ON_OTHER_MODELS,
     SET_UP,
@@ -71,6 +72,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
         if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
             members[result.cell.checkpoint, result.cell.slice_and_norm].append(result)
     contradiction = _contradictions(store.path, damaged)
+    of_rows = checks.load_checks_at("finding_in_rows")
     groups: list[AuditedRows] = []
     without_rows = {record.id: record for record in records}
     for results in members.values():
@@ -81,7 +83,8 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
             for record_id in of_model:
                 without_rows.pop(record_id, None)
             lines = {result.cell.id: contradiction(result, outcomes) for result, outcomes in pairs}
-            groups.append(_judged(pairs, list(of_model.values()), {cell: line for cell, line in lines.items() if line}))
+            contradicted = {cell: line for cell, line in lines.items() if line}
+            groups.append(_judged(pairs, list(of_model.values()), contradicted, of_rows))
     models: dict[Hashable, list[CheckRecord]] = defaultdict(list)
     for record in without_rows.values():
         models[record.target.checkpoint, record.target.dataset, record.target.norm].append(record)
@@ -91,17 +94,26 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
 
 def _with_outcomes(store: Store, results: Iterable[Result], damaged: Damaged) -> list[tuple[Result, Outcomes]]:
     """The results whose outcomes are intact, with these, in the order of their attacks."""
-    pairs = []
-    for result in sorted(results, key=lambda result: result.cell.attack_label):
-        try:
-            pairs.append((result, store.outcomes_of(result)))
-        except UserError as error:
-            damaged(error)
-    return pairs
+    alike: defaultdict[Hashable, list[Result]] = defaultdict(list)
+    for result in results:
+        alike[result.cell.repeats, result.cell.targeted].append(result)
+    pairs: list[tuple[Result, Outcomes]] = []
+    for members in alike.values():
+        together = read_together(members, lambda _: store, damaged=damaged)
+        pairs += [] if together is None else _pairs(*together)
+    return sorted(pairs, key=lambda pair: (pair[0].cell.attack_label, pair[0].cell.id))
+
+
+def _pairs(results: Sequence[Result], stacked: Outcomes) -> list[tuple[Result, Outcomes]]:
+    """Results, each with its own of their stacked outcomes."""
+    return [(result, stacked.of_attack(number)) for number, result in enumerate(results)]
 
 
 def _judged(
-    pairs: Sequence[tuple[Result, Outcomes]], records: Sequence[CheckRecord], lines: Mapping[str, str]
+    pairs: Sequence[tuple[Result, Outcomes]],
+    records: Sequence[CheckRecord],
+    lines: Mapping[str, str],
+    of_rows: Sequence[Check],
 ) -> AuditedRows:
     """The audit of the rows of one model, data slice and norm.
 
@@ -109,12 +121,12 @@ def _judged(
         pairs: The results with their outcomes.
         records: What the checks found in the model.
         lines: A line for each cell that contradicts a certificate.
+        of_rows: The checks of stored rows.
     """
     newest = latest(records)
     results = {result.cell.id: result for result, _ in pairs}
     first, cell = pairs[0][0], pairs[0][0].cell
     group = _row_group(pairs, newest, [lines[cell_id] for cell_id in results if cell_id in lines])
-    of_rows = checks.load_checks_at("finding_in_rows")
     findings = [*_flag_findings(group, results), *_findings_in_rows(group, of_rows)]
     return AuditedRows(
         dataset=cell.dataset,
@@ -173,11 +185,7 @@ def flags_of_groups(stores: Iterable[Path], *, damaged: Damaged) -> FlagsOfGroup
     advising = {check.name for check in looking if check.advises}
 
     def flags(threats: Sequence[tuple[Sequence[Result], Outcomes, Outcomes]]) -> tuple[str, ...]:
-        pairs = [
-            (result, stacked.of_attack(number))
-            for results, stacked, _ in threats
-            for number, result in enumerate(results)
-        ]
+        pairs = [pair for results, stacked, _ in threats for pair in _pairs(results, stacked)]
         newest = latest([*{record.id: record for result, _ in pairs for record in of_cell(result.cell)}.values()])
         worst_cases = {tuple(result.cell.id for result in results): worst for results, _, worst in threats}
         group = replace(_row_group(pairs, newest), worst_cases=worst_cases)
