@@ -100,7 +100,8 @@ def states(
             cell_states.append(CellState(job, "done", count, _other_version(stored.get(job.cell.id))))
             continue
         # With several outdated results, the one that differs least.
-        changes = [change for old in outdated[_labels(job.cell)] if (change := _changed(old, job))]
+        same_labels = outdated.get(_labels(job.cell), ()) if outdated else ()
+        changes = [change for old in same_labels if (change := _changed(old, job))]
         changed = min(changes, key=len, default=())
         state = _state(job, lease, untrained, changed)
         # Few cells have partial results, and each look at a folder takes time.

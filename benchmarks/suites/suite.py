@@ -307,7 +307,7 @@ class Suite:
             return None
         if self.cascade:
             return "cascade"
-        return None if attack.minimal_norm else f"{attack.spec.model_dump_json()} {eot}"
+        return None if attack.minimal_norm else f"{attack.spec.canonical_identity} {eot}"
 
     def cell(
         self,
