@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack as Attack
     from robustbench_cli.attacks.base.attack import FixedRadiusAttack as FixedRadiusAttack
     from robustbench_cli.attacks.base.attack import MinimalNormAttack as MinimalNormAttack
+    from robustbench_cli.attacks.boundary import Boundary as Boundary
     from robustbench_cli.attacks.cw import CW as CW
     from robustbench_cli.attacks.cw_linf import CWLinf as CWLinf
     from robustbench_cli.attacks.cw_pgd import CWPGD as CWPGD
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.fab_t import FABT as FABT
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
     from robustbench_cli.attacks.fmn import FMN as FMN
+    from robustbench_cli.attacks.geoda import GeoDA as GeoDA
     from robustbench_cli.attacks.hidden_h1 import HiddenH1 as HiddenH1
     from robustbench_cli.attacks.hidden_h2 import HiddenH2 as HiddenH2
     from robustbench_cli.attacks.hidden_h3 import HiddenH3 as HiddenH3
@@ -44,12 +46,14 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.none import NoAttack as NoAttack
     from robustbench_cli.attacks.pgd import PGD as PGD
     from robustbench_cli.attacks.pma import PMA as PMA
+    from robustbench_cli.attacks.rays import RayS as RayS
     from robustbench_cli.attacks.second_order import SecondOrder as SecondOrder
     from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
     from robustbench_cli.attacks.sparse_rs import SparseRS as SparseRS
     from robustbench_cli.attacks.spsa import SPSA as SPSA
     from robustbench_cli.attacks.square import Square as Square
     from robustbench_cli.attacks.superdeepfool import SuperDeepFool as SuperDeepFool
+    from robustbench_cli.attacks.surfree import SurFree as SurFree
     from robustbench_cli.attacks.ti_fgsm import TIFGSM as TIFGSM
     from robustbench_cli.attacks.transfer import Transfer as Transfer
     from robustbench_cli.benchmarks.audit.model_audit import audit as audit

@@ -44,7 +44,7 @@ FEW = {
 FEW_OF = {
     "cw": {"steps": 40},
     "deepfool": {"steps": 20},
-    "hopskipjump": {"queries": 400},
+    **{name: {"queries": 400} for name in ("boundary", "geoda", "hopskipjump", "rays", "surfree")},
     "sigma-zero": {"steps": 40},
 }
 """What attacks need beyond :data:`FEW` to break most of the images."""
@@ -100,6 +100,7 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("apgd-t", "linf"): Floor(1.02, 45, 1.5, 25),
     ("apgd-t", "l2"): Floor(1.05, 49, 1.5, 23),
     ("apgd-t", "l1"): Floor(1.3, 45, 2.5, 41),
+    ("boundary", "l2"): Floor(1.7, 46, 2.5, 36),
     ("cw", "l2"): Floor(1.02, 36, 1.5, 29),
     ("cw-linf", "linf"): Floor(1.02, 43, 2, 41),
     ("cw-pgd", "linf"): Floor(1.05, 46, 1.5, 25),
@@ -124,6 +125,8 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("fmn", "linf"): Floor(1.02, 44, 1.5, 23),
     ("fmn", "l1"): Floor(1.5, 48, 2, 24),
     ("fmn", "l0"): Floor(1.0, 44, 2, 41),
+    ("geoda", "l2"): Floor(1.7, 46, 2.5, 31),
+    ("geoda", "linf"): Floor(1.7, 38, 2.5, 29),
     ("hidden-h1", "linf"): Floor(4, 27, 8, 11),
     ("hidden-h1", "l2"): Floor(4, 17, 8, 9),
     ("hidden-h2", "linf"): Floor(1.05, 45, 2, 44),
@@ -149,6 +152,7 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("pma", "linf"): Floor(1.02, 42, 1.7, 23),
     ("pma", "l2"): Floor(1.02, 39, 1.5, 20),
     ("pma", "l1"): Floor(1.02, 27, 2, 15),
+    ("rays", "linf"): Floor(1.3, 44, 2.5, 21),
     ("second-order", "linf"): Floor(1.02, 46, 1.7, 28),
     ("second-order", "l2"): Floor(1.02, 43, 1.7, 31),
     ("sigma-zero", "l0"): Floor(1.5, 51, 2, 32),
@@ -159,6 +163,7 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("square", "l2"): Floor(2, 43, 2.5, 22),
     ("square", "l1"): Floor(3, 50, 4, 34),
     ("superdeepfool", "l2"): Floor(1.2, 54, 10, 50),
+    ("surfree", "l2"): Floor(1.7, 50, 2.5, 37),
     ("ti-fgsm", "linf"): Floor(1.2, 31, 2.5, 44),
     ("transfer", "linf"): Floor(1.3, 51, 2.5, 47),
 }

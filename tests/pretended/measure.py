@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 Figures = dict[str, Any]
 
 STEPS = {
-    "hopskipjump": (200, 400),
+    **dict.fromkeys(("boundary", "geoda", "hopskipjump", "rays", "surfree"), (200, 400)),
     **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "malt", "superdeepfool"), (4, 6)),
 }
 """The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8. The third pass is

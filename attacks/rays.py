@@ -1,0 +1,103 @@
+"""RayS: a decision-based attack that searches for the nearest corner direction."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary
+from robustbench_cli.attacks.base.threat import Threat, per_image
+
+__all__ = ["RayS"]
+
+_TOLERANCE = 1e-3
+"""The l2 length of the bisection's last interval, as in the authors' code."""
+
+
+class RayS(MinimalNormAttack):
+    """RayS: searches the directions whose every entry is 1 or -1 for the one with the nearest boundary.
+
+    The search turns the signs of one block of the direction at a time. One query at the shortest length so far tells whether the
+    new direction is better; only then does bisection find its length (algorithm 2). The first block is the whole direction, and
+    each stage halves the blocks, down to single numbers (algorithm 3). Nothing is random. Each image has a state of its own, so a
+    query of the batch may test a block of one image and bisect for another.
+    """
+
+    paper: ClassVar[str] = (
+        "Chen, Gu: RayS: A Ray Searching Method for Hard-label Adversarial Attack. KDD 2020, arXiv 2006.12792"
+    )
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    access: ClassVar[Literal["decisions"]] = "decisions"
+
+    queries: int = Field(5000, ge=1, description="query budget for each image")
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        boundary = DecisionBoundary(source, images, labels, threat, attack="rays")
+        return boundary.follow(_Rays(boundary, images), queries=self.queries)
+
+
+class _Rays:
+    """The ray of each image: its signs, the shortest length so far, and the block that is being turned.
+
+    Args:
+        boundary: Queried at one point of each image per step.
+        images: ``(N, C, H, W)``.
+    """
+
+    def __init__(self, boundary: DecisionBoundary, images: Tensor) -> None:
+        self._boundary = boundary
+        self._images = images
+        self._size = images[0].numel()
+        numbers = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        # Images are in [0, 1], so the longest ray has length 1.
+        self._length = numbers.to(torch.float64) + 1
+        self._signs = torch.ones_like(images)
+        self._stage, self._block = numbers, numbers.clone()
+        self._low, self._bisecting = torch.zeros_like(self._length), numbers.bool()
+        self._reached = numbers.bool()
+
+    @property
+    def incumbents(self) -> tuple[Tensor, Tensor]:
+        return self._points(self._signs, self._length), self._reached
+
+    def step(self) -> None:
+        turned = torch.where(per_image(self._bisecting, self._images), self._signs, self._with_turned_block())
+        length = torch.where(self._bisecting, (self._low + self._length) / 2, self._length)
+        hit = self._boundary.reaches(self._points(turned, length))
+        self._reached |= hit
+        self._signs = torch.where(per_image(hit, self._images), turned, self._signs)
+        self._length = torch.where(hit, length, self._length)
+        # A miss of a bisection moves its lower end; a hit of a test begins a bisection from 0.
+        self._low = torch.where(self._bisecting, torch.where(hit, self._low, length), torch.zeros_like(length))
+        self._bisecting = (self._bisecting | hit) & (self._length - self._low > _TOLERANCE / math.sqrt(self._size))
+        self._next_block(~self._bisecting)
+
+    def _points(self, signs: Tensor, length: Tensor) -> Tensor:
+        """``(N, C, H, W)``: the images moved along their rays."""
+        return (self._images + per_image(length, self._images).to(signs.dtype) * signs).clamp_(0, 1)
+
+    def _block_size(self) -> Tensor:
+        """``(N,)``: the numbers in each block of the stage."""
+        return (self._size / 2**self._stage).ceil().long()
+
+    def _with_turned_block(self) -> Tensor:
+        """The signs with the block turned."""
+        block_of_number = torch.arange(self._size, device=self._block.device) // self._block_size()[:, None]
+        turned = (block_of_number == self._block[:, None]).view_as(self._signs)
+        return torch.where(turned, -self._signs, self._signs)
+
+    def _next_block(self, finished: Tensor) -> None:
+        """Goes on to the next block, or to the next stage, of the images ``(N,)`` that are finished with theirs."""
+        block = self._block + finished
+        last = block * self._block_size() >= self._size
+        self._block = torch.where(last, 0, block)
+        # The last stage has blocks of single numbers, and is repeated.
+        self._stage = (self._stage + last).clamp_max(math.ceil(math.log2(self._size)))
