@@ -51,7 +51,6 @@ class GeoDA(MinimalNormAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="geoda")
         iterates, reached = boundary.start(random)
-        boundary.update(iterates, reached)
         cost = len(_LENGTHS) + boundary.cost_of_return
         for samples in _samples(self.queries - boundary.queries, cost):
             normal = boundary.normal(iterates, samples, random)

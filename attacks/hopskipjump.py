@@ -49,7 +49,6 @@ class HopSkipJump(MinimalNormAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="hopskipjump")
         iterates, reached = boundary.start(random)
-        boundary.update(iterates, reached)
         step = 1
         while True:
             samples = int(self.initial_samples * math.sqrt(step))

@@ -137,7 +137,7 @@ class DecisionBoundary:
         chosen = reached.int().argmax(1)
         return points[torch.arange(len(points), device=points.device), chosen], reached.any(1)
 
-    def nearest_start(self, random: Random) -> tuple[Tensor, Tensor]:
+    def _nearest_start(self, random: Random) -> tuple[Tensor, Tensor]:
         """Starting points ``(N, C, H, W)`` that reach the goal, and whether ``(N,)`` there is one.
 
         Raises:
@@ -174,11 +174,17 @@ class DecisionBoundary:
     def start(self, random: Random) -> tuple[Tensor, Tensor]:
         """Points ``(N, C, H, W)`` of the boundary next to the nearest starts, and whether ``(N,)`` there is one.
 
+        Both the starts and these points update the best perturbations.
+
         Raises:
-            UserError: See :meth:`nearest_start`.
+            UserError: No start is classified as one of the target classes.
         """
-        starts, reached = self.nearest_start(random)
-        return self.towards_image(starts, reached), reached
+        starts, reached = self._nearest_start(random)
+        # Some draws of a sampled model may not reach the goal next to the boundary, but all may at the start.
+        self.update(starts, reached)
+        iterates = self.towards_image(starts, reached)
+        self.update(iterates, reached)
+        return iterates, reached
 
     def towards_image(self, outside: Tensor, reached: Tensor) -> Tensor:
         """Bisects for the points of the boundary between the images and ``outside``, on its adversarial side.

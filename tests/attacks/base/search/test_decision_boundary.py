@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
@@ -53,6 +54,27 @@ def test_a_start_lies_on_the_boundary(linear_victim: Callable[..., LinearVictim]
     assert reached.all()
     assert victim.accuracy(points) == 0
     assert victim.accuracy(victim.images + 0.999 * (points - victim.images)) == 1
+
+
+class Uncertain(nn.Module):
+    """Class 0 below a mean of 0.3, class 1 above 0.38, and between them class 1 in 30 % of the draws."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.flatten(1).mean(1)
+        is_one = (means > 0.38) | ((means > 0.3) & (torch.rand(len(means)) < 0.3))
+        return torch.stack([~is_one, is_one], 1).float()
+
+
+def test_a_start_that_every_draw_takes_for_another_class_is_kept() -> None:
+    """Bisection ends where few draws reach the goal. The start behind it is adversarial in every draw."""
+    images, labels = torch.zeros(16, 3, 16, 16), torch.zeros(16, dtype=torch.int64)
+    threat = Threat(norm="l2", eps=torch.full((16,), torch.inf, dtype=torch.float64), targeted=False)
+    torch.manual_seed(0)
+    source = gradient_source(Uncertain(), randomized=True)
+    boundary = DecisionBoundary(source, images, labels, threat, attack="test")
+    points, _ = boundary.start(Random.of(0, images))
+    assert (points.flatten(1).mean(1) < 0.34).any()
+    assert (boundary.best.flatten(1).mean(1) > 0.38).all()
 
 
 def test_points_between_are_on_a_line_in_l2_and_clipped_in_linf(linear_victim: Callable[..., LinearVictim]) -> None:
