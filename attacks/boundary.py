@@ -36,7 +36,7 @@ class Boundary(MinimalNormAttack):
     A proposal first goes a normally distributed step along the sphere around the image, and then a step towards the image
     (section 2.2). It is taken if it reaches the goal. Both sizes are relative to the distance and adapt to each image: the step
     along the sphere so that it reaches the goal about every other time, as a flat boundary does, and the step towards the image
-    so that the two together do so about every fifth time (section 2.3). It is the oldest attack by decisions, and needs the most
+    so that the two together do so about every fifth time (section 2.3). It is the oldest decision-based attack, and needs the most
     queries.
     """
 
@@ -49,7 +49,7 @@ class Boundary(MinimalNormAttack):
 
     queries: int = Field(5000, ge=1, description="query budget for each image")
     sphere_step: float = Field(0.1, gt=0, description="first step along the sphere, relative to the distance")
-    image_step: float = Field(0.1, gt=0, lt=1, description="first step towards the image, relative to the distance")
+    image_step: float = Field(0.03, gt=0, lt=1, description="first step towards the image, relative to the distance")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="boundary")
@@ -98,7 +98,8 @@ class _RandomWalk:
             taken = self._boundary.reaches(proposed) & self._reached
             self._points = torch.where(per_image(taken, self._images), proposed, self._points)
             self._moved += taken
-            if self._steps % _MOVES == 1:
+            moves = self._steps - self._steps // _CHECK_EVERY
+            if moves % _MOVES == 0:
                 self._image_step = _adapted(self._image_step, self._moved / _MOVES, 0.1, 0.25).clamp_max(0.5)
                 self._moved = torch.zeros_like(self._moved)
         else:
