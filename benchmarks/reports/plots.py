@@ -173,11 +173,15 @@ def _trade_off_figure(chart: TradeOff) -> Figure:
     labels = [point.label + (f" (crossed: {point.doubt})" if point.doubt else "") for point in chart.points]
     figure, axes = _axes(labels)
     handles = []
-    scale = 1 if chart.is_of_sizes else 100
+
+    def horizontally(across: float) -> float:
+        # On a logarithmic scale, a size of 0 is where 1 is.
+        return max(across, 1) if chart.is_of_sizes else 100 * across
+
     front = front_steps(chart)
-    axes.plot([scale * x for x, _ in front], [100 * y for _, y in front], color="0.6", zorder=0)
+    axes.plot([horizontally(x) for x, _ in front], [100 * y for _, y in front], color="0.6", zorder=0)
     for number, point in enumerate(chart.points):
-        across = scale * point.across.value
+        across = horizontally(point.across.value)
         horizontal = None if chart.is_of_sizes else _percent([point.across])[1]
         (robust,), vertical = _percent([point.robust])
         look = _look(number) | {"linestyle": "none", "elinewidth": 0.6}
@@ -188,9 +192,8 @@ def _trade_off_figure(chart: TradeOff) -> Figure:
         handles.append(axes.errorbar([across], [robust], vertical, horizontal, **look))
     if chart.is_of_sizes:
         axes.set_xscale("log")
-        _ticks(
-            axes, {size: short_count(int(size)) for size in (point.across.value for point in chart.points)}, math.log
-        )
+        sizes = [point.across.value for point in chart.points]
+        _ticks(axes, {horizontally(size): short_count(int(size)) for size in sizes}, math.log)
         axes.minorticks_off()
     _label(
         axes,

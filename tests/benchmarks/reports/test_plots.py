@@ -69,6 +69,16 @@ def test_sizes_have_charts(tmp_path: Path) -> None:
     }
 
 
+def test_a_size_of_zero_is_drawn(tmp_path: Path) -> None:
+    """Its tick is at the left end of the logarithmic scale."""
+    rows = table({"macs": 0}, HRS | {"macs": 1_700})
+    (path,) = (path for path in write_plots(rows, tmp_path) if path.name.startswith("macs"))
+    drawn = path.read_text()
+    # Matplotlib draws each text as paths behind a comment that states it.
+    assert "<!-- 0 -->" in drawn
+    assert "<!-- 1.7k -->" in drawn
+
+
 def test_names_stay_text(tmp_path: Path) -> None:
     """A hostile name is no formula, no path and no error; files stay in the folder."""
     names = [*NAMES, "_hidden", "$x$", r"$\frac{1}{0", "../../up", "x" * 10_000]
