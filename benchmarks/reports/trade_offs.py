@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,37 +105,35 @@ def trade_offs(
         verdicts: The verdicts of audits; see :func:`~.verdicts.severest`.
         against: What robust accuracy is compared with.
     """
-    charts = []
-    rows_with_it = [row for row in decisive_rows(table) if against == "clean" or row[against] is not None]
-    for rows in grouped(rows_with_it, (*SETTING, "eps_value")).values():
-        doubts = [_doubt(row, verdicts) for row in rows]
-        places = [(_across(row, against), estimate(row, "robust")) for row in rows]
-        goals = [
-            (_less_is_more(across), robust) if against != "clean" else (across, robust) for across, robust in places
-        ]
-        # An accuracy that is too high would hide honest models.
-        sound = [goal for goal, doubt in zip(goals, doubts, strict=True) if not doubt]
-        charts.append(
-            TradeOff(
-                setting=setting_text(rows[0]),
-                threat=threat_text(rows[0]),
-                points=tuple(
-                    TradeOffPoint(
-                        label=label,
-                        across=across,
-                        robust=robust,
-                        attack=row["attack"],
-                        on_front=not doubt and not any(_is_worse(goal, other) for other in sound),
-                        doubt=doubt,
-                    )
-                    for row, label, (across, robust), goal, doubt in zip(
-                        rows, model_labels(rows), places, goals, doubts, strict=True
-                    )
-                ),
-                against=against,
-            )
+    comparable = [row for row in decisive_rows(table) if against == "clean" or row[against] is not None]
+    return [
+        TradeOff(
+            setting=setting_text(rows[0]),
+            threat=threat_text(rows[0]),
+            points=tuple(_points(rows, verdicts, against)),
+            against=against,
         )
-    return charts
+        for rows in grouped(comparable, (*SETTING, "eps_value")).values()
+    ]
+
+
+def _points(
+    rows: Sequence[dict[str, Any]], verdicts: Mapping[VerdictKey, AuditedVerdict], against: Against
+) -> Iterator[TradeOffPoint]:
+    """The models of one chart, in the order of their rows."""
+    doubts = [_doubt(row, verdicts) for row in rows]
+    goals = [(_more_is_better(_across(row, against), against), estimate(row, "robust")) for row in rows]
+    # An accuracy that is too high would hide honest models.
+    sound = [goal for goal, doubt in zip(goals, doubts, strict=True) if not doubt]
+    for row, label, goal, doubt in zip(rows, model_labels(rows), goals, doubts, strict=True):
+        yield TradeOffPoint(
+            label=label,
+            across=_across(row, against),
+            robust=estimate(row, "robust"),
+            attack=row["attack"],
+            on_front=not doubt and not any(_is_worse(goal, other) for other in sound),
+            doubt=doubt,
+        )
 
 
 def size_trade_offs(
@@ -162,8 +160,9 @@ def _across(row: dict[str, Any], against: Against) -> Estimate:
     return estimate(row, "clean") if against == "clean" else Estimate(*[float(row[against])] * 3)
 
 
-def _less_is_more(size: Estimate) -> Estimate:
-    return Estimate(-size.value, -size.high, -size.low)
+def _more_is_better(across: Estimate, against: Against) -> Estimate:
+    """A clean accuracy as it is, and a size with a minus sign."""
+    return across if against == "clean" else Estimate(-across.value, -across.high, -across.low)
 
 
 def _doubt(row: dict[str, Any], verdicts: Mapping[VerdictKey, AuditedVerdict]) -> str:
