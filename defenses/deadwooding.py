@@ -89,8 +89,8 @@ class Deadwooding(PGDAT):
         def pressed(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             if trainer.begins_epoch:
                 model.begin_round(count, self.rho)
-            value = self.loss(network, images, labels)
-            return value if model.multiplier is None else value + model.multiplier * model.violation
+            assert model.multiplier is not None
+            return self.loss(network, images, labels) + model.multiplier * model.violation
 
         if dense:
             train(gradients_of(self.loss), name="dense training", epochs=dense, on_finish=model.copy_to_teacher)
