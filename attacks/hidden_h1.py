@@ -12,7 +12,7 @@ __all__ = ["HiddenH1"]
 class HiddenH1(HiddenSteps):
     """Steps that maximize the distance between the hidden representations of the perturbed and the clean image.
 
-    In the style of the abstract, because the paper's text was not at hand: it says that three attacks incorporate hidden
+    In the style of the paper, whose full text was not at hand: its abstract only names three attacks with hidden
     representations. The loss is ``|h(x') - h(x)|_2``, under one draw of a randomized model. No label is part of it, and no target. Only the
     choice of the best iterate has them. The gradient is 0 at the image, so the start is random.
 

@@ -17,7 +17,7 @@ __all__ = ["HiddenH2"]
 class HiddenH2(HiddenSteps):
     """Steps that maximize the cross-entropy plus a multiple of the distance between hidden representations.
 
-    In the style of the abstract, because the paper's text was not at hand: it says that three attacks incorporate hidden
+    In the style of the paper, whose full text was not at hand: its abstract only names three attacks with hidden
     representations. The loss is ``CE(f(x'), y) + weight |h(x') - h(x)|_2``, under one draw of a randomized model. A target's cross-entropy
     has a minus sign. With ``weight=0`` this is the loss of ``pgd``.
 

@@ -20,7 +20,7 @@ __all__ = ["HiddenH3"]
 class HiddenH3(HiddenSteps):
     """Steps that minimize the distance to the hidden representation of a guide, which the model takes for another class.
 
-    In the style of the abstract, because the paper's text was not at hand: it says that three attacks incorporate hidden
+    In the style of the paper, whose full text was not at hand: its abstract only names three attacks with hidden
     representations. The loss is ``-|h(x') - h(g)|_2`` for the guide g, under one draw of a randomized model.
 
     Each image has its own guide, so that no other image of the batch has a part in its result. The guide's class is the second most

@@ -90,7 +90,7 @@ class _Circles:
         self._images = images
         self._points, self._reached = starts, reached
         # The points at the angles inside.
-        self._found = starts
+        self._inside_points = starts
         self._random = random
         self._directions = torch.zeros(len(images), remembered + 1, images[0].numel(), device=images.device)
         self._used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -119,7 +119,7 @@ class _Circles:
         missed = ~testing & ~hit
         self._outside = torch.where(known, tested + side * level, torch.where(missed, angle, self._outside))
         self._inside = torch.where(hit, angle, self._inside)
-        self._found = torch.where(per_image(hit, points), points, self._found)
+        self._inside_points = torch.where(per_image(hit, points), points, self._inside_points)
         self._tested += testing & ~hit
         self._finish()
 
@@ -128,11 +128,11 @@ class _Circles:
         hopeless = self._tested == 2 * _LEVELS
         width = (self._inside.cos() - self._outside.nan_to_num(posinf=math.pi).cos()).abs()
         narrow = self._outside.isfinite() & ((width < _PRECISION) | (self._halvings >= _HALVINGS))
-        found = (self._inside != 0) & (narrow | (self._inside.abs() >= _LARGEST_ANGLE))
-        self._points = torch.where(per_image(found, self._images), self._found, self._points)
-        self._largest = torch.where(found, self._largest / _SHRINK, self._largest)
+        settled = (self._inside != 0) & (narrow | (self._inside.abs() >= _LARGEST_ANGLE))
+        self._points = torch.where(per_image(settled, self._images), self._inside_points, self._points)
+        self._largest = torch.where(settled, self._largest / _SHRINK, self._largest)
         self._largest = torch.where(hopeless, self._largest * _SHRINK, self._largest).clamp_max(_LARGEST_ANGLE)
-        self._turn(found | hopeless)
+        self._turn(settled | hopeless)
 
     def _at(self, angle: Tensor) -> Tensor:
         """The points ``(N, C, H, W)`` of the circles at angles ``(N,)`` from the way."""

@@ -52,7 +52,7 @@ class RepresentationDistance:
             A function from the images to ``(D, n, K + 1)``.
 
         Raises:
-            UserError: The layer has not one row per image and draw.
+            UserError: The layer does not have one row per image and draw.
         """
         references = self.references[part]
         with seeded(references) as model, torch.no_grad():

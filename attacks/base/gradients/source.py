@@ -333,8 +333,8 @@ class GradientSource(ABC):
             See :meth:`gradient`.
 
         Raises:
-            UserError: The model's logits do not depend differentiably on its input, or the layer has not one row per image and
-                draw.
+            UserError: The model's logits do not depend differentiably on its input, or the layer does not have one row per
+                image and draw.
         """
         keys, query = self._keys(images, None, 1), self._note_query(images)
         # The replay of a CUDA graph runs no layer.

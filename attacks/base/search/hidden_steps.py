@@ -42,7 +42,7 @@ class HiddenSteps(FixedRadiusAttack):
     layer: str | None = Field(
         None,
         description="layer whose output is the representation, by its name in the model, such as relu4; default: the input of the "
-        "last linear layer, or the logits where that has not one row per image",
+        "last linear layer, or the logits where it does not have one row per image",
     )
 
     @abstractmethod

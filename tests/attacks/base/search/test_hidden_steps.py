@@ -93,7 +93,7 @@ def test_layers_without_a_representation(layer: str, message: str) -> None:
 
 
 def test_without_a_linear_layer_it_takes_the_logits() -> None:
-    """Also where the layer has not one row per image, as in a model that switches between heads."""
+    """Also where the layer does not have one row per image, as in a model that switches between heads."""
 
     class Switch(nn.Module):
         def __init__(self) -> None:
