@@ -47,7 +47,7 @@ class Boundary(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
     access: ClassVar[Literal["decisions"]] = "decisions"
 
-    queries: int = Field(5000, ge=1, description="query budget for each image")
+    queries: int = Field(5000, ge=1, description="query budget for each image; the start takes some 60 of it")
     sphere_step: float = Field(0.1, gt=0, description="first step along the sphere, relative to the distance")
     image_step: float = Field(0.03, gt=0, lt=1, description="first step towards the image, relative to the distance")
 

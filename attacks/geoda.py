@@ -46,7 +46,7 @@ class GeoDA(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
     access: ClassVar[Literal["decisions"]] = "decisions"
 
-    queries: int = Field(5000, ge=1, description="query budget for each image")
+    queries: int = Field(5000, ge=1, description="query budget for each image; the start takes some 60 of it")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="geoda")

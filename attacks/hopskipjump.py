@@ -41,7 +41,7 @@ class HopSkipJump(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
     access: ClassVar[Literal["decisions"]] = "decisions"
 
-    queries: int = Field(5000, ge=1, description="query budget for each image")
+    queries: int = Field(5000, ge=1, description="query budget for each image; the start takes some 60 of it")
     initial_samples: int = Field(
         50, ge=2, description="sample points of the first gradient estimate; they grow with the square root of the step"
     )

@@ -52,7 +52,7 @@ class SurFree(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
     access: ClassVar[Literal["decisions"]] = "decisions"
 
-    queries: int = Field(5000, ge=1, description="query budget for each image")
+    queries: int = Field(5000, ge=1, description="query budget for each image; the start takes some 60 of it")
     remembered: int = Field(
         100, ge=0, description="latest directions that a new one is orthogonal to; at most half of the image's numbers"
     )

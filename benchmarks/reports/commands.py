@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.defenses.base.training.recipes import registry as recipes
@@ -69,8 +70,10 @@ def _model(result: Result, results: Mapping[str, Result]) -> list[str] | None:
 
 
 def _file(path: str, result: Result) -> list[str]:
-    """The options that choose a checkpoint."""
-    return ["--checkpoint", path, *(_network(result) if _is_foreign(path) else [])]
+    """The options that choose a checkpoint. One of this project names its network, but a user's code only the user may name."""
+    if _is_foreign(path):
+        return ["--checkpoint", path, *_network(result)]
+    return ["--checkpoint", path, *([] if models.is_installed(result.cell.model) else ["--model", result.cell.model])]
 
 
 def _is_foreign(path: str) -> bool:

@@ -125,10 +125,7 @@ class Registry:
         Raises:
             UserError: The name is neither an installed name, by exact match, nor among those of the user.
         """
-        installed, argument = self._split(name)
-        pattern = (installed in self._files and self.own_argument) or self.argument or ""
-        allowed = argument is None or re.fullmatch(pattern, argument, flags=re.DOTALL) is not None
-        if name in named or (installed is not None and installed not in self.families and allowed):
+        if name in named or self.is_installed(name):
             return name
         shown = name if len(name) <= 200 else f"{name[:199]}…"
         if any(character in name for character in ":./\\"):
@@ -136,6 +133,13 @@ class Registry:
                 f"{file} needs the code {shown}: if you trust it, name it yourself with --{self.kind} {shown}"
             )
         raise UserError(f"{file}: unknown {self.kind} '{shown}': {did_you_mean(name[:200], self.names())}")
+
+    def is_installed(self, name: str) -> bool:
+        """Whether a name, with an argument that may stand in a data file, is an installed one; its code is not imported."""
+        installed, argument = self._split(name)
+        pattern = (installed in self._files and self.own_argument) or self.argument or ""
+        allowed = argument is None or re.fullmatch(pattern, argument, flags=re.DOTALL) is not None
+        return installed is not None and installed not in self.families and allowed
 
     def _split(self, name: str) -> tuple[str | None, str | None]:
         """The installed name and its argument; ``(None, None)`` if the name is a path to a user's code."""

@@ -37,6 +37,14 @@ def test_a_command_names_what_the_cell_has(result: Any) -> None:
     assert reproducing_command(result(eps=None), {}).count("--eps") == 0
 
 
+def test_a_command_names_a_network_of_the_users(result: Any) -> None:
+    """A checkpoint of this project says which network it has, but code that a user wrote runs only where the user names it."""
+    assert "--checkpoint model.safetensors --model net.py:Net --dataset" in str(
+        reproducing_command(result(model="net.py:Net"), {})
+    )
+    assert "--model" not in str(reproducing_command(result(model="small-cnn"), {}))
+
+
 def test_smaller_radii_belong_to_the_command(result: Any) -> None:
     """Images that they broke are not attacked again; without them there is no command."""
     small = result()
