@@ -38,6 +38,8 @@ class Boundary(MinimalNormAttack):
     along the sphere so that it reaches the goal about every other time, as a flat boundary does, and the step towards the image
     so that the two together do so about every fifth time (section 2.3). It is the oldest decision-based attack, and needs the most
     queries.
+
+    It starts as ``hopskipjump`` does. So the result of a targeted attack depends on the batch.
     """
 
     paper: ClassVar[str] = (

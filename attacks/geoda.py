@@ -37,6 +37,8 @@ class GeoDA(MinimalNormAttack):
     get more queries, in the geometric series of section 4.3.
 
     The authors draw the random points from the lowest frequencies of the image. Here they have all frequencies.
+
+    It starts as ``hopskipjump`` does. So the result of a targeted attack depends on the batch.
     """
 
     paper: ClassVar[str] = (

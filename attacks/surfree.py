@@ -44,6 +44,8 @@ class SurFree(MinimalNormAttack):
     state of its own, so a query of the batch may test an angle of one image and bisect for another.
 
     The random directions are normally distributed; the authors' code also has some made of low frequencies.
+
+    It starts as ``hopskipjump`` does. So the result of a targeted attack depends on the batch.
     """
 
     paper: ClassVar[str] = (
