@@ -69,8 +69,9 @@ def _samples(queries: int, cost: int) -> list[int]:
         queries: The budget of all iterations together.
         cost: The queries of an iteration beside its sample points.
 
-    >>> _samples(3800 + 9 * 25, 25)
-    [75, 106, 149, 210, 295, 414, 582, 818, 1150]
+    >>> samples = _samples(1000, 25)
+    >>> samples, sum(samples) + 25 * len(samples)
+    ([51, 72, 101, 142, 200, 281], 997)
     """
     samples: list[int] = []
     iterations = 1
