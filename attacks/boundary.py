@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary
+from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary, Walk
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["Boundary"]
@@ -55,57 +55,41 @@ class Boundary(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="boundary")
-        starts, reached = boundary.start(random)
-        walk = _RandomWalk(boundary, images, starts, reached, (self.sphere_step, self.image_step), random)
+        walk = _RandomWalk(boundary, self.sphere_step, self.image_step, random)
         return boundary.follow(walk, queries=self.queries)
 
 
-class _RandomWalk:
+class _RandomWalk(Walk):
     """The point of each image, and the sizes of its steps.
 
     Args:
-        boundary: Queried at one point of each image per step.
-        images: ``(N, C, H, W)``.
-        starts: ``(N, C, H, W)``, points of the boundary.
-        reached: ``(N,)``, whether they reach the goal.
-        sizes: The first step along the sphere and the first step towards the image.
+        boundary: Is queried.
+        sphere_step: The first step along the sphere.
+        image_step: The first step towards the image.
         random: Random numbers for each image.
     """
 
-    def __init__(
-        self,
-        boundary: DecisionBoundary,
-        images: Tensor,
-        starts: Tensor,
-        reached: Tensor,
-        sizes: tuple[float, float],
-        random: Random,
-    ) -> None:
-        self._boundary = boundary
-        self._images = images
-        self._points, self._reached = starts, reached
-        self._random, self._drawn = random, images.new_empty(0)
-        self._sphere_step, self._image_step = (torch.full((len(images),), size, device=images.device) for size in sizes)
-        self._on_sphere, self._moved = (torch.zeros(len(images), device=images.device) for _ in range(2))
+    def __init__(self, boundary: DecisionBoundary, sphere_step: float, image_step: float, random: Random) -> None:
+        super().__init__(boundary, *boundary.start(random))
+        self._random, self._drawn = random, self.points.new_empty(0)
+        zeros = self.points.new_zeros(len(self.points))
+        self._sphere_step, self._image_step = zeros + sphere_step, zeros + image_step
+        self._on_sphere, self._moved = zeros.clone(), zeros.clone()
         self._steps = 0
-
-    @property
-    def incumbents(self) -> tuple[Tensor, Tensor]:
-        return self._points, self._reached
 
     def step(self) -> None:
         self._steps += 1
         if self._steps % _CHECK_EVERY:
             proposed = self._proposed(self._image_step)
-            taken = self._boundary.reaches(proposed) & self._reached
-            self._points = torch.where(per_image(taken, self._images), proposed, self._points)
+            taken = self.boundary.reaches(proposed) & self.reached
+            self.points = torch.where(per_image(taken, self.boundary.images), proposed, self.points)
             self._moved += taken
             moves = self._steps - self._steps // _CHECK_EVERY
             if moves % _MOVES == 0:
                 self._image_step = _adapted(self._image_step, self._moved / _MOVES, 0.1, 0.25).clamp_max(0.5)
                 self._moved = torch.zeros_like(self._moved)
         else:
-            self._on_sphere += self._boundary.reaches(self._proposed(torch.zeros_like(self._image_step)))
+            self._on_sphere += self.boundary.reaches(self._proposed(torch.zeros_like(self._image_step)))
             if self._steps % (_CHECK_EVERY * _CHECKS) == 0:
                 before, rate = self._sphere_step, self._on_sphere / _CHECKS
                 self._sphere_step = _adapted(before, rate, 0.2, 0.5)
@@ -115,7 +99,7 @@ class _RandomWalk:
 
     def _proposed(self, image_step: Tensor) -> Tensor:
         """Points ``(N, C, H, W)``: a random step along the sphere, and one towards the image."""
-        way = (self._points - self._images).flatten(1)
+        way = (self.points - self.boundary.images).flatten(1)
         squared = way.square().sum(1, keepdim=True).clamp_min(1e-12)
         number = (self._steps - 1) % _AHEAD
         if number == 0:
@@ -125,7 +109,7 @@ class _RandomWalk:
         step = step * (self._sphere_step[:, None] * squared.sqrt() / step.norm(dim=1, keepdim=True))
         # Back to the sphere, and then towards its center.
         moved = (way + step) * ((1 - image_step) / (1 + self._sphere_step.square()).sqrt())[:, None]
-        points: Tensor = (self._images + moved.view_as(self._images)).clamp_(0, 1)
+        points: Tensor = (self.boundary.images + moved.view_as(self.boundary.images)).clamp_(0, 1)
         return points
 
 

@@ -25,7 +25,7 @@ _FIRST_SAMPLES = 50
 """The fewest sample points of the first iteration, as in the authors' code."""
 
 _LENGTHS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.6, 2.0, 3.0, 5.0)
-"""Lengths of the way from the image, relative to the shortest so far, at which the goal is tested."""
+"""Lengths of the way from the image, relative to the distance of the iterate, at which the goal is tested."""
 
 
 class GeoDA(MinimalNormAttack):
@@ -56,7 +56,7 @@ class GeoDA(MinimalNormAttack):
         cost = len(_LENGTHS) + boundary.cost_of_return
         for samples in _samples(self.queries - boundary.queries, cost):
             normal = boundary.normal(iterates, samples, random)
-            outside, reached = _along(boundary, images, normal)
+            outside, reached = _along(boundary, iterates, normal)
             iterates = torch.where(per_image(reached, images), boundary.towards_image(outside, reached), iterates)
             boundary.update(iterates, reached)
         return boundary.confirmed()
@@ -84,9 +84,9 @@ def _samples(queries: int, cost: int) -> list[int]:
         iterations += 1
 
 
-def _along(boundary: DecisionBoundary, images: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest tested points ``(N, C, H, W)`` on the way along the normal that reach the goal, and whether ``(N,)`` there is one."""
-    shortest = boundary.distance(boundary.best.unsqueeze(1))
-    lengths = (shortest * torch.tensor(_LENGTHS, device=shortest.device)).to(images.dtype)
-    points = (images.unsqueeze(1) + lengths[:, :, None, None, None] * normal.unsqueeze(1)).clamp_(0, 1)
+def _along(boundary: DecisionBoundary, iterates: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest tested points ``(N, C, H, W)`` from the images along the normal that reach the goal, and whether ``(N,)`` any does."""
+    distances = boundary.distance(iterates.unsqueeze(1))
+    lengths = (distances * torch.tensor(_LENGTHS, device=distances.device)).to(iterates.dtype)
+    points = (boundary.images.unsqueeze(1) + lengths[:, :, None, None, None] * normal.unsqueeze(1)).clamp_(0, 1)
     return boundary.first_reached(points)

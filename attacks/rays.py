@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary
+from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary, Walk
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["RayS"]
@@ -41,48 +41,40 @@ class RayS(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="rays")
-        return boundary.follow(_Rays(boundary, images), queries=self.queries)
+        return boundary.follow(_Rays(boundary), queries=self.queries)
 
 
-class _Rays:
+class _Rays(Walk):
     """The ray of each image: its signs, the shortest length so far, and the block that is being turned.
 
     Args:
-        boundary: Queried at one point of each image per step.
-        images: ``(N, C, H, W)``.
+        boundary: Is queried.
     """
 
-    def __init__(self, boundary: DecisionBoundary, images: Tensor) -> None:
-        self._boundary = boundary
-        self._images = images
-        self._size = images[0].numel()
-        numbers = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    def __init__(self, boundary: DecisionBoundary) -> None:
+        numbers = torch.zeros(len(boundary.images), dtype=torch.int64, device=boundary.images.device)
+        super().__init__(boundary, boundary.images, numbers.bool())
+        self._size = boundary.images[0].numel()
         # Images are in [0, 1], so the longest ray has length 1.
         self._length = numbers.to(torch.float64) + 1
-        self._signs = torch.ones_like(images)
+        self._signs = torch.ones_like(boundary.images)
         self._stage, self._block = numbers, numbers.clone()
         self._low, self._bisecting = torch.zeros_like(self._length), numbers.bool()
-        self._reached = numbers.bool()
-
-    @property
-    def incumbents(self) -> tuple[Tensor, Tensor]:
-        return self._points(self._signs, self._length), self._reached
 
     def step(self) -> None:
-        turned = torch.where(per_image(self._bisecting, self._images), self._signs, self._with_turned_block())
+        images = self.boundary.images
+        turned = torch.where(per_image(self._bisecting, images), self._signs, self._with_turned_block())
         length = torch.where(self._bisecting, (self._low + self._length) / 2, self._length)
-        hit = self._boundary.reaches(self._points(turned, length))
-        self._reached |= hit
-        self._signs = torch.where(per_image(hit, self._images), turned, self._signs)
+        points = (images + per_image(length, images).to(images.dtype) * turned).clamp_(0, 1)
+        hit = self.boundary.reaches(points)
+        self.reached = self.reached | hit
+        self.points = torch.where(per_image(hit, images), points, self.points)
+        self._signs = torch.where(per_image(hit, images), turned, self._signs)
         self._length = torch.where(hit, length, self._length)
         # A miss of a bisection moves its lower end; a hit of a test begins a bisection from 0.
         self._low = torch.where(self._bisecting, torch.where(hit, self._low, length), torch.zeros_like(length))
         self._bisecting = (self._bisecting | hit) & (self._length - self._low > _TOLERANCE / math.sqrt(self._size))
         self._next_block(~self._bisecting)
-
-    def _points(self, signs: Tensor, length: Tensor) -> Tensor:
-        """``(N, C, H, W)``: the images moved along their rays."""
-        return (self._images + per_image(length, self._images).to(signs.dtype) * signs).clamp_(0, 1)
 
     def _block_size(self) -> Tensor:
         """``(N,)``: the numbers in each block of the stage."""

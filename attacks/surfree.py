@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary
+from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary, Walk
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["SurFree"]
@@ -61,50 +61,31 @@ class SurFree(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         boundary = DecisionBoundary(source, images, labels, threat, attack="surfree")
-        starts, reached = boundary.start(random)
-        remembered = min(self.remembered, images[0].numel() // 2)
-        walk = _Circles(boundary, images, starts, reached, remembered, random)
-        return boundary.follow(walk, queries=self.queries)
+        return boundary.follow(_Circles(boundary, self.remembered, random), queries=self.queries)
 
 
-class _Circles:
+class _Circles(Walk):
     """The plane of each image, the angles that are tested in it, and the nearest point so far.
 
     Args:
-        boundary: Queried at one point of each image per step.
-        images: ``(N, C, H, W)``.
-        starts: ``(N, C, H, W)``, points of the boundary.
-        reached: ``(N,)``, whether they reach the goal.
+        boundary: Is queried.
         remembered: The number of directions that are remembered.
         random: Random numbers for each image.
     """
 
-    def __init__(
-        self,
-        boundary: DecisionBoundary,
-        images: Tensor,
-        starts: Tensor,
-        reached: Tensor,
-        remembered: int,
-        random: Random,
-    ) -> None:
-        self._boundary = boundary
-        self._images = images
-        self._points, self._reached = starts, reached
+    def __init__(self, boundary: DecisionBoundary, remembered: int, random: Random) -> None:
+        super().__init__(boundary, *boundary.start(random))
         # The points at the angles inside.
-        self._inside_points = starts
+        self._inside_points = self.points
         self._random = random
-        self._directions = torch.zeros(len(images), remembered + 1, images[0].numel(), device=images.device)
-        self._used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        self._largest = torch.full((len(images),), _FIRST_ANGLE, device=images.device)
+        count, size = len(self.points), self.points[0].numel()
+        self._directions = self.points.new_zeros(count, min(remembered, size // 2) + 1, size)
+        self._used = torch.zeros_like(self.reached, dtype=torch.int64)
+        self._largest = self.points.new_full((count,), _FIRST_ANGLE)
         self._tested, self._halvings = self._used.clone(), self._used.clone()
         # The largest angle that reaches the goal, and the next one that does not; 0 and infinity while they are unknown.
         self._inside, self._outside = torch.zeros_like(self._largest), torch.full_like(self._largest, torch.inf)
-        self._turn(torch.ones_like(reached))
-
-    @property
-    def incumbents(self) -> tuple[Tensor, Tensor]:
-        return self._points, self._reached
+        self._turn(torch.ones_like(self.reached))
 
     def step(self) -> None:
         testing, widening = self._inside == 0, self._outside.isinf()
@@ -114,7 +95,7 @@ class _Circles:
         wider = (self._inside + side * level).clamp(-_LARGEST_ANGLE, _LARGEST_ANGLE)
         angle = torch.where(testing, tested, torch.where(widening, wider, (self._inside + self._outside) / 2))
         points = self._at(angle)
-        hit = self._boundary.reaches(points) & self._reached
+        hit = self.boundary.reaches(points) & self.reached
         self._halvings += ~testing & ~widening
         # Beside the largest angle, the next larger one was tested before, and missed.
         known = testing & hit & (self._tested >= 2)
@@ -131,19 +112,19 @@ class _Circles:
         width = (self._inside.cos() - self._outside.nan_to_num(posinf=math.pi).cos()).abs()
         narrow = self._outside.isfinite() & ((width < _PRECISION) | (self._halvings >= _HALVINGS))
         settled = (self._inside != 0) & (narrow | (self._inside.abs() >= _LARGEST_ANGLE))
-        self._points = torch.where(per_image(settled, self._images), self._inside_points, self._points)
+        self.points = torch.where(per_image(settled, self.boundary.images), self._inside_points, self.points)
         self._largest = torch.where(settled, self._largest / _SHRINK, self._largest)
         self._largest = torch.where(hopeless, self._largest * _SHRINK, self._largest).clamp_max(_LARGEST_ANGLE)
         self._turn(settled | hopeless)
 
     def _at(self, angle: Tensor) -> Tensor:
         """The points ``(N, C, H, W)`` of the circles at angles ``(N,)`` from the way."""
-        way = (self._points - self._images).flatten(1)
+        way = (self.points - self.boundary.images).flatten(1)
         distance = way.norm(dim=1, keepdim=True)
         latest = self._directions[torch.arange(len(way), device=way.device), self._slot()]
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         moved = cos * (cos * way + sin * distance * latest)
-        points: Tensor = (self._images + moved.view_as(self._images)).clamp_(0, 1)
+        points: Tensor = (self.boundary.images + moved.view_as(self.boundary.images)).clamp_(0, 1)
         return points
 
     def _slot(self) -> Tensor:
@@ -162,7 +143,7 @@ class _Circles:
         self._inside[rows], self._outside[rows] = 0.0, torch.inf
         slot = self._slot()[rows]
         self._directions[rows, slot] = 0
-        way = (self._points - self._images)[rows].flatten(1)
+        way = (self.points - self.boundary.images)[rows].flatten(1)
         latest = self._directions[rows]
         direction = fresh.select(rows).normal(way.shape[1:])
         # A matrix product would round an image's numbers differently in another batch.

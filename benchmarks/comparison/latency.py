@@ -18,7 +18,7 @@ from robustbench_cli.core.errors import UserError
 
 __all__ = ["compare_latency", "latencies"]
 
-BATCHES = {1: 100, 128: 4}
+_BATCHES = {1: 100, 128: 4}
 """The sizes of batches, and how many passes one timed run takes, so that it is long enough for a clock."""
 
 
@@ -35,7 +35,7 @@ def compare_latency(checkpoints: Sequence[Path], *, turns: int) -> None:
     if not checkpoints:
         raise UserError("latency is that of defended models: give --checkpoints FILE ...")
     models = [open_defended_model(path) for path in checkpoints]
-    columns = [latencies(models, rows=rows, passes=passes, turns=turns) for rows, passes in BATCHES.items()]
+    columns = [latencies(models, rows=rows, passes=passes, turns=turns) for rows, passes in _BATCHES.items()]
     lines = [
         (
             path.name,
@@ -49,7 +49,7 @@ def compare_latency(checkpoints: Sequence[Path], *, turns: int) -> None:
     ]
     sizes = ("parameters", "nonzero", "macs")
     print(f"{machine()}\nlatency of a forward pass over that of the network without defenses, by the batch size\n")
-    print(markdown(("model", *sizes, *(f"batches of {rows}" for rows in BATCHES)), lines))
+    print(markdown(("model", *sizes, *(f"batches of {rows}" for rows in _BATCHES)), lines))
 
 
 def latencies(models: Sequence[DefendedModel], *, rows: int, passes: int, turns: int) -> list[Ratio]:

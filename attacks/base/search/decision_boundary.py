@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,15 +40,26 @@ _UPDATE_EVERY = 500
 """Queries of a walk between two updates of the best perturbations, if the draws are a sample."""
 
 
-class Walk(Protocol):
-    """A search whose every step queries one point for each image."""
+class Walk(ABC):
+    """A search whose every step queries one point for each image.
 
+    Args:
+        boundary: Is queried.
+        points: ``(N, C, H, W)``, where it begins.
+        reached: ``(N,)``, whether these reach the goal.
+
+    Attributes:
+        points: ``(N, C, H, W)``, the nearest points so far.
+        reached: ``(N,)``, whether they reach the goal.
+    """
+
+    def __init__(self, boundary: DecisionBoundary, points: Tensor, reached: Tensor) -> None:
+        self.boundary = boundary
+        self.points, self.reached = points, reached
+
+    @abstractmethod
     def step(self) -> None:
         """Queries the next points."""
-
-    @property
-    def incumbents(self) -> tuple[Tensor, Tensor]:
-        """The nearest points ``(N, C, H, W)`` so far, and whether ``(N,)`` they reach the goal."""
 
 
 class DecisionBoundary:
@@ -62,13 +73,14 @@ class DecisionBoundary:
         attack: The name of the attack, for messages.
 
     Attributes:
+        images: ``(N, C, H, W)``.
         best: ``(N, C, H, W)``, the nearest images that reach the goal; the images themselves where there is none.
         queries: The number of queries for each image.
     """
 
     def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, *, attack: str) -> None:
         self._source = source
-        self._images = images
+        self.images = images
         self._labels = labels
         self._threat = threat
         self._attack = attack
@@ -101,7 +113,7 @@ class DecisionBoundary:
 
     def distance(self, points: Tensor) -> Tensor:
         """The distances ``(N, P)`` of points ``(N, P, C, H, W)`` from the images."""
-        centers = self._images.unsqueeze(1).expand_as(points)
+        centers = self.images.unsqueeze(1).expand_as(points)
         return distance(points.flatten(0, 1), centers.flatten(0, 1), self._threat.norm).view(points.shape[:2])
 
     def at(self, outside: Tensor, shares: Tensor) -> Tensor:
@@ -114,14 +126,14 @@ class DecisionBoundary:
         Returns:
             ``(N, P, C, H, W)``.
         """
-        difference = (outside - self._images).unsqueeze(1)
+        difference = (outside - self.images).unsqueeze(1)
         factor = shares.to(difference.dtype)[:, :, None, None, None]
         if self._threat.norm == "linf":
             limit = factor * difference.abs().amax((2, 3, 4), keepdim=True)
             moves = torch.where(factor > 1, factor * difference, difference.clamp(-limit, limit))
         else:
             moves = factor * difference
-        return (self._images.unsqueeze(1) + moves).clamp_(0, 1)
+        return (self.images.unsqueeze(1) + moves).clamp_(0, 1)
 
     def first_reached(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The first of some points that reaches the goal.
@@ -143,7 +155,7 @@ class DecisionBoundary:
         Raises:
             UserError: No start is classified as one of the target classes.
         """
-        images = self._images
+        images = self.images
         starts, length = images.clone(), torch.full_like(self._length, torch.inf)
         for start in (*_patterns(images, random), *([self._of_the_class()] if self._threat.targeted else [])):
             points = self.at(start, torch.tensor([_BLENDS], device=images.device).expand(len(images), -1))
@@ -163,13 +175,13 @@ class DecisionBoundary:
 
     def _of_the_class(self) -> Tensor:
         """For every image, the nearest image of the batch that is classified as the target, or else the image itself."""
-        decisions = self._source.decisions(self._images)
+        decisions = self._source.decisions(self.images)
         self.queries += 1
         of_class = (decisions[:, None, :] == self._labels[None, :, None]).all(0)
-        flat = self._images.flatten(1)
+        flat = self.images.flatten(1)
         distances = torch.cdist(flat, flat, p=torch.inf if self._threat.norm == "linf" else 2.0)
         nearest, chosen = distances.masked_fill(~of_class, torch.inf).min(1)
-        return torch.where(per_image(nearest.isfinite(), self._images), self._images[chosen], self._images)
+        return torch.where(per_image(nearest.isfinite(), self.images), self.images[chosen], self.images)
 
     def start(self, random: Random) -> tuple[Tensor, Tensor]:
         """Points ``(N, C, H, W)`` of the boundary next to the nearest starts, and whether ``(N,)`` there is one.
@@ -211,7 +223,7 @@ class DecisionBoundary:
         Returns:
             ``(N, C, H, W)``, the steepest direction towards the goal, of length 1 in the norm of the threat.
         """
-        radius = _PROBE * (iterates - self._images).flatten(1).norm(dim=1)
+        radius = _PROBE * (iterates - self.images).flatten(1).norm(dim=1)
         weighted, shifts, total = (
             torch.zeros_like(iterates),
             torch.zeros_like(iterates),
@@ -274,10 +286,10 @@ class DecisionBoundary:
         while (left := queries - self.queries) > self.cost_of_update:
             due = not self._source.exhaustive and self.queries - updated >= _UPDATE_EVERY
             if due and left > 2 * self.cost_of_update:
-                self.update(*walk.incumbents)
+                self.update(walk.points, walk.reached)
                 updated = self.queries
             walk.step()
-        self.update(*walk.incumbents)
+        self.update(walk.points, walk.reached)
         return self.confirmed()
 
 

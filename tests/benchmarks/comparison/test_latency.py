@@ -52,7 +52,7 @@ def test_all_models_run_in_turn_beside_their_networks(
         return {name: [4.0 if name == "model 1" else 2.0] * turns for name in runs}
 
     monkeypatch.setattr(latency, "in_turn", once)
-    monkeypatch.setattr(latency, "BATCHES", {3: 2})
+    monkeypatch.setattr(latency, "_BATCHES", {3: 2})
     hook = nn.modules.module.register_module_forward_pre_hook(count)
     compare_latency(checkpoints, turns=1)
     hook.remove()
