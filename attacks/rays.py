@@ -61,6 +61,12 @@ class _Rays(Walk):
         self._stage, self._block = numbers, numbers.clone()
         self._low, self._bisecting = torch.zeros_like(self._length), numbers.bool()
 
+    def restart(self, points: Tensor, rows: Tensor) -> None:
+        super().restart(points, rows)
+        length = self.boundary.distance(points.unsqueeze(1)).squeeze(1)
+        self._length = torch.where(rows, length, self._length)
+        self._bisecting = self._bisecting & ~rows
+
     def step(self) -> None:
         images = self.boundary.images
         turned = torch.where(per_image(self._bisecting, images), self._signs, self._with_turned_block())

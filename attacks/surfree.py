@@ -87,6 +87,10 @@ class _Circles(Walk):
         self._inside, self._outside = torch.zeros_like(self._largest), torch.full_like(self._largest, torch.inf)
         self._turn(torch.ones_like(self.reached))
 
+    def restart(self, points: Tensor, rows: Tensor) -> None:
+        super().restart(points, rows)
+        self._turn(rows)
+
     def step(self) -> None:
         testing, widening = self._inside == 0, self._outside.isinf()
         side = torch.where(self._tested % 2 == 0, 1.0, -1.0)

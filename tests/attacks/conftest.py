@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.threat import distance
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +55,19 @@ class NoiseLayer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images + self.sigma * torch.randn_like(images))
         return logits
+
+
+class NoisyLogits(nn.Module):
+    """Logits with normal noise, which every row draws for itself."""
+
+    def __init__(self, model: nn.Module, sigma: float) -> None:
+        super().__init__()
+        self.model = model
+        self.sigma = sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits + self.sigma * torch.randn_like(logits)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,17 @@ class LinearVictim(Victim):
     def nearest(self, norm: str) -> Tensor:
         """``(N,)``: the class of the nearest image of another class."""
         return self.distances(norm).argmin(1)
+
+    def median_ratio(self, attack: Attack, norm: Any) -> float:
+        """The median distance of the images that a minimal-norm attack finds, relative to that of the nearest ones.
+
+        Args:
+            attack: The attack. It must break every image.
+            norm: Its norm.
+        """
+        perturbed = attack(self.model, self.images, self.labels, norm=norm)
+        assert self.accuracy(perturbed) == 0
+        return float((distance(perturbed, self.images, norm) / self.radii(norm)).median())
 
     def assert_falls_beyond_the_boundary(self, attack: Attack, norm: Any, excess: float) -> None:
         """At a radius a little above the distance to the boundary all images fall; a little below it none does.

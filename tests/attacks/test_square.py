@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.losses import margin
@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.square import Square
 
-from .conftest import LinearVictim, Victim
+from .conftest import LinearVictim, NoisyLogits, Victim
 
 
 @pytest.mark.parametrize(("norm", "excess"), [("linf", 1.03), ("l2", 1.6), ("l1", 2.5)])
@@ -21,19 +21,6 @@ def test_hardly_more_than_the_exact_distance_is_enough(
 ) -> None:
     """With 1500 queries the attack comes less near to the boundary in l2 and l1 than in linf."""
     linear_victim(2).assert_falls_beyond_the_boundary(Square(queries=1500), norm, excess)
-
-
-class NoisyLogits(nn.Module):
-    """Logits with normal noise, which every row draws for itself."""
-
-    def __init__(self, model: nn.Module, sigma: float) -> None:
-        super().__init__()
-        self.model = model
-        self.sigma = sigma
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        return logits + self.sigma * torch.randn_like(logits)
 
 
 def test_a_lucky_draw_does_not_end_the_search(digits_victim: Victim) -> None:

@@ -36,8 +36,12 @@ _OUTWARD = (1.0005, 1.005, 1.02, 1.1)
 _AT_ONCE = 16
 """Sample points for each image that are in memory at once."""
 
-_UPDATE_EVERY = 500
-"""Queries of a walk between two updates of the best perturbations, if the draws are a sample."""
+_UPDATE_EVERY = 150
+"""Queries of a walk between two updates of the best perturbations, if the draws are a sample.
+
+At 500, and without going on from the best ones, SurFree's median distance on a linear model with noisy logits is more than twice as
+large.
+"""
 
 
 class Walk(ABC):
@@ -60,6 +64,15 @@ class Walk(ABC):
     @abstractmethod
     def step(self) -> None:
         """Queries the next points."""
+
+    def restart(self, points: Tensor, rows: Tensor) -> None:
+        """Goes on from confirmed points.
+
+        Args:
+            points: ``(N, C, H, W)``.
+            rows: ``(N,)``, whether there is one.
+        """
+        self.points = torch.where(per_image(rows, points), points, self.points)
 
 
 class DecisionBoundary:
@@ -287,6 +300,8 @@ class DecisionBoundary:
             due = not self._source.exhaustive and self.queries - updated >= _UPDATE_EVERY
             if due and left > 2 * self.cost_of_update:
                 self.update(walk.points, walk.reached)
+                # Lucky draws lead a walk away from the boundary, and from there no step succeeds but by luck.
+                walk.restart(self.best, self._length.isfinite())
                 updated = self.queries
             walk.step()
         self.update(walk.points, walk.reached)

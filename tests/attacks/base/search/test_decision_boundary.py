@@ -12,9 +12,10 @@ from torch.nn.functional import cosine_similarity
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.decision_boundary import DecisionBoundary
-from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.attacks.base.threat import Threat, distance
+from robustbench_cli.attacks.surfree import SurFree
 
-from ...conftest import Linear, LinearVictim
+from ...conftest import Linear, LinearVictim, NoisyLogits
 
 
 def boundary_around(victim: LinearVictim, norm: Any = "l2") -> DecisionBoundary:
@@ -88,3 +89,13 @@ def test_points_between_are_on_a_line_in_l2_and_clipped_in_linf(linear_victim: C
     limit = change.abs().amax((1, 2, 3), keepdim=True) / 2
     in_linf = boundary_around(victim, "linf").at(outside, half).squeeze(1) - victim.images
     torch.testing.assert_close(in_linf, torch.minimum(change, limit).maximum(-limit))
+
+
+def test_lucky_draws_do_not_lead_a_walk_away(linear_victim: Callable[..., LinearVictim]) -> None:
+    """With noise of a tenth of the gap between two logits, a walk goes on from points that fooled every draw several times."""
+    victim = linear_victim(2)
+    gaps = victim.model(victim.images).detach().topk(2).values
+    noisy = NoisyLogits(victim.model, 0.1 * float((gaps[:, 0] - gaps[:, 1]).median()))
+    perturbed = SurFree(queries=500)(noisy, victim.images, victim.labels, norm="l2")
+    ratio = distance(perturbed, victim.images, "l2") / victim.radii("l2")
+    assert 1 < ratio.median() < 3.5
