@@ -72,7 +72,8 @@ class WrongGradient(Check):
     raised_when: ClassVar[str] = (
         "At random signs of 0.002 and of 0.01 per pixel, the changes of the gap between the two largest logits and "
         "those that the gradient predicts correlate below 0.6, or their sizes differ by more than a factor of 2.5; so also where "
-        "only the three quarters of the pixels with the smaller gradients move, at the images that have no kink there. Or steps along "
+        "only the three quarters of the pixels with the smaller gradients move, at the images that have no kink there, or else by how "
+        "much the gradient turns there. Or steps along "
         "the signs of the gradient change the gap by less than the gradient predicts divided by 2.5. Or, in a model "
         "without draws, half of 4 gradients that the attack followed have a cosine below 0.6 with those of the same images alone."
     )
@@ -122,7 +123,9 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     A few large components may agree while all others have wrong signs, which a step in linf follows. So the same is measured along
     the smaller components only, and steps along the signs of the gradient must raise the gap as predicted, up to a factor of 2.5.
     At a kink the gap may change more than the smaller components predict, although the gradient is right. So changes that differ
-    ahead of an image and behind it are left out, and a step at which they are the majority does not count.
+    ahead of an image and behind it are left out. Where they are the majority, the gradient of a deterministic model must turn with them: by how much the
+    changes ahead and behind differ, the gradients at both ends must predict by the same measures. A change that no gradient follows, such
+    as a ripple of the logits, is no kink.
 
     A layer whose gradient is that of a surrogate (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`) has no
     slope to compare with. Such a model is measured with the surrogates in place of the layers. In addition, each layer and
@@ -280,7 +283,8 @@ def _changes_along(
         compared: The model and the images.
         effort: How many.
         directed: Where the images move.
-        straight: Whether only changes without a kink count. A step at which these are fewer than half is left out.
+        straight: Whether only changes without a kink count. Where these are fewer than half, the step is left out if the gradient
+            turns as at kinks; else the differences between the changes ahead and behind are compared with its turns.
     """
     halves, draws, directions = effort
     measured, images, gaps = compared.measured, compared.images, compared.gaps(halves * draws)
@@ -301,10 +305,27 @@ def _changes_along(
         if straight:
             bends = (gaps_above + gaps_below - 2 * middle).double().view(halves, draws, -1).mean(1)
             is_straight = bends.mean(0).abs() <= _STRAIGHT * differences.mean(0).abs()
-            if 2 * int(is_straight.sum()) < len(is_straight):
+            if 2 * int(is_straight.sum()) >= len(is_straight):
+                differences, predictions = differences[:, is_straight], predictions[:, is_straight]
+            elif measured.randomized:
+                # The jumps of single draws are no kinks of the mean.
                 continue
-            differences, predictions = differences[:, is_straight], predictions[:, is_straight]
+            else:
+                # At a kink the gradient turns, as much as the changes on both sides differ. Such a step shows nothing else.
+                turns = _turn(measured, above, below, pairs).view_as(bends)
+                if _are_alike(bends, turns, *_ENOUGH) is not False:
+                    continue
+                differences, predictions = bends, turns
         yield differences, predictions
+
+
+def _turn(measured: MeasuredModel, above: Tensor, below: Tensor, pairs: Tensor) -> Tensor:
+    """The difference of the gradients at both ends of moves ``(n, C, H, W)``, times half of the move ``(n,)``."""
+    ahead, behind = (gap_gradients(measured, ends, pairs) for ends in (above, below))
+    # The model had a gradient between them.
+    assert ahead is not None
+    assert behind is not None
+    return ((ahead.gradients - behind.gradients) * (above - below)).flatten(1).double().sum(1) / 2
 
 
 def _are_alike(differences: Tensor, predicted: Tensor, correlation: float, factor: float) -> bool | None:

@@ -20,6 +20,7 @@ N = 30
         ("reversed-off-the-grid", "wrong-gradient"),
         ("sign-twisted", "wrong-gradient"),
         ("sign-shuffled", "wrong-gradient"),
+        ("rippled-signs", "wrong-gradient"),
         ("nan-off-the-grid", "not-a-number"),
         ("remembers", "remembers"),
         ("tires-outside", "remembers"),
