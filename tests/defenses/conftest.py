@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -103,3 +109,35 @@ def _accuracy(model: nn.Module, examples: InMemory) -> float:
 def accuracy() -> Callable[[nn.Module, InMemory], float]:
     """The share that one pass of a model gets right."""
     return _accuracy
+
+
+@pytest.fixture
+def assert_resumes(
+    digits: tuple[InMemory, InMemory], tmp_path: Path
+) -> Callable[[Defense, Callable[[], nn.Module], int], None]:
+    """Checks that a training of six short epochs, stopped after one of them and resumed, ends with the same weights bit by bit."""
+
+    def check(defense: Defense, build: Callable[[], nn.Module], stop: int) -> None:
+        finished = 0
+
+        def after_epoch(_: TrainingProgress) -> None:
+            nonlocal finished
+            finished += 1
+            if finished == stop:
+                raise KeyboardInterrupt
+
+        def weights(**options: Any) -> dict[str, Tensor]:
+            torch.manual_seed(0)
+            model = defense.protect(build(), torch.zeros(1, 1, 8, 8))
+            recipe = Recipe(epochs=6, epoch_fraction=0.1)
+            defense.fit(model, Trainer(digits[0], recipe, seed=0, device=torch.device("cpu"), **options))
+            return model.state_dict()
+
+        whole = weights()
+        with pytest.raises(KeyboardInterrupt):
+            weights(resume=tmp_path / "state", progress=after_epoch)
+        resumed = weights(resume=tmp_path / "state")
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+    return check

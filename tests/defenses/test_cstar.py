@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from torchvision.models import resnet18, vgg16
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.base.surgery.tucker import TuckerConvolution, mode_bases
-from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.cstar import CSTAR, global_ranks, tucker_weights
 
 SHAPES = [(16, 16, 9), (32, 16, 9)]
@@ -95,29 +92,9 @@ def test_admm_brings_the_weights_to_low_rank(digits: Any) -> None:
 
 
 @pytest.mark.parametrize("stop", [2, 4, 5, 6])
-def test_a_resumed_training_ends_with_the_same_weights(digits: Any, tmp_path: Path, stop: int) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(assert_resumes: Callable[..., None], stop: int) -> None:
     """Whether it stops with ADMM, just before the decomposition, or after it."""
-    train, _ = digits
-    defense, cpu = CSTAR(compression=3, steps=1, eps=0.05, warmup=0.2, tuning=0.4), torch.device("cpu")
-    seen: list[int] = []
-
-    def after_epoch(progress: TrainingProgress) -> None:
-        seen.append(progress.epoch)
-        if len(seen) == stop:
-            raise KeyboardInterrupt
-
-    def train_with(**options: Any) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        model = defense.protect(convolutional(), torch.zeros(1, 1, 8, 8))
-        defense.fit(model, Trainer(train, Recipe(epochs=6, epoch_fraction=0.1), seed=0, device=cpu, **options))
-        return model.state_dict()
-
-    whole = train_with()
-    with pytest.raises(KeyboardInterrupt):
-        train_with(resume=tmp_path / "state", progress=after_epoch)
-    resumed = train_with(resume=tmp_path / "state")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert_resumes(CSTAR(compression=3, steps=1, eps=0.05, warmup=0.2, tuning=0.4), convolutional, stop)
 
 
 @pytest.mark.parametrize(("build", "count"), [(resnet18, 16), (vgg16, 12)])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,6 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import model_size
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.base.surgery.pruning import PrunedNetwork, prunable_weights
-from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.deadwooding import Deadwooding
 
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -83,29 +80,9 @@ def test_the_loss_after_the_pruning_is_that_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("stop", [2, 3, 4, 6])
-def test_a_resumed_training_ends_with_the_same_weights(digits: Any, tmp_path: Path, stop: int) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(assert_resumes: Callable[..., None], stop: int) -> None:
     """Whether it stops when the teacher is dense, in a round, just before the pruning, or at the end."""
-    train, _ = digits
-    defense, cpu = Deadwooding(steps=1, eps=0.05, warmup=0.5, tuning=0.4, sparsity=0.7), torch.device("cpu")
-    seen: list[str] = []
-
-    def after_epoch(progress: TrainingProgress) -> None:
-        seen.append(progress.name)
-        if len(seen) == stop:
-            raise KeyboardInterrupt
-
-    def train_with(**options: Any) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        model = defense.protect(small(), IMAGE)
-        defense.fit(model, Trainer(train, Recipe(epochs=6, epoch_fraction=0.1), seed=0, device=cpu, **options))
-        return model.state_dict()
-
-    whole = train_with()
-    with pytest.raises(KeyboardInterrupt):
-        train_with(resume=tmp_path / "state", progress=after_epoch)
-    resumed = train_with(resume=tmp_path / "state")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert_resumes(Deadwooding(steps=1, eps=0.05, warmup=0.5, tuning=0.4, sparsity=0.7), small, stop)
 
 
 @pytest.mark.parametrize("average", [{"ema": 0.9}, {"held_out": 0.05, "held_out_steps": 1}])
