@@ -69,7 +69,8 @@ class _Rays(Walk):
 
     def step(self) -> None:
         images = self.boundary.images
-        turned = torch.where(per_image(self._bisecting, images), self._signs, self._with_turned_block())
+        block_size = (self._size / 2**self._stage).ceil().long()
+        turned = torch.where(per_image(self._bisecting, images), self._signs, self._with_turned_block(block_size))
         length = torch.where(self._bisecting, (self._low + self._length) / 2, self._length)
         points = (images + per_image(length, images).to(images.dtype) * turned).clamp_(0, 1)
         hit = self.boundary.reaches(points)
@@ -80,22 +81,18 @@ class _Rays(Walk):
         # A miss of a bisection moves its lower end; a hit of a test begins a bisection from 0.
         self._low = torch.where(self._bisecting, torch.where(hit, self._low, length), torch.zeros_like(length))
         self._bisecting = (self._bisecting | hit) & (self._length - self._low > _TOLERANCE / math.sqrt(self._size))
-        self._next_block(~self._bisecting)
+        self._next_block(~self._bisecting, block_size)
 
-    def _block_size(self) -> Tensor:
-        """``(N,)``: the numbers in each block of the stage."""
-        return (self._size / 2**self._stage).ceil().long()
-
-    def _with_turned_block(self) -> Tensor:
-        """The signs with the block turned."""
-        block_of_number = torch.arange(self._size, device=self._block.device) // self._block_size()[:, None]
+    def _with_turned_block(self, block_size: Tensor) -> Tensor:
+        """The signs with the block turned; blocks of this stage have ``block_size`` ``(N,)`` numbers."""
+        block_of_number = torch.arange(self._size, device=self._block.device) // block_size[:, None]
         turned = (block_of_number == self._block[:, None]).view_as(self._signs)
         return torch.where(turned, -self._signs, self._signs)
 
-    def _next_block(self, finished: Tensor) -> None:
+    def _next_block(self, finished: Tensor, block_size: Tensor) -> None:
         """Goes on to the next block, or to the next stage, of the images ``(N,)`` that are finished with theirs."""
         block = self._block + finished
-        last = block * self._block_size() >= self._size
+        last = block * block_size >= self._size
         self._block = torch.where(last, 0, block)
         # The last stage has blocks of single numbers, and is repeated.
         self._stage = (self._stage + last).clamp_max(math.ceil(math.log2(self._size)))
