@@ -119,6 +119,16 @@ class PlannedModel:
         """Whether anything has to be trained for it."""
         return self.training is not None and bool(self.cache.missing(self.training))
 
+    def may_be_in(self, suite: Suite) -> bool:
+        """Whether a suite may want it; what the suite leaves out need not be possible, as a defense that does not fit a model.
+
+        Args:
+            suite: The suite.
+        """
+        if self.training is None or self.base is not None:
+            return True
+        return suite.may_want(self.training.model, self.training.defenses)
+
     @cached_property
     def expected(self) -> DefendedModel:
         """The defended model; before its training, the same with untrained weights."""
@@ -259,7 +269,9 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
             with error_location(config.location("norm")):
                 threats = suite.threats(usual_eps=data.eps)
             suite.require_fit(source_examples(data, suite.n, suite.corruption))
-            wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
+            wanted = [
+                model for model in models if model.may_be_in(suite) and _is_wanted(suite, model.expected, threats)
+            ]
             if wanted:
                 suites.append((suite, wanted))
     selection.require_met()

@@ -75,14 +75,20 @@ class Condition:
     location: str
 
     def matches(self, cell: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a cell matches.
+        """Whether a cell matches, or may match where some of its columns are not known yet.
 
         Args:
             cell: By column, the forms in which the cell's value may be written.
         """
         return all(
-            set(_canonical(key, values)) & set(_canonical(key, cell[key])) for key, values in self.values.items()
+            set(_canonical(key, values)) & set(_canonical(key, cell[key]))
+            for key, values in self.values.items()
+            if key in cell
         )
+
+    def knows(self, cell: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether all columns of the condition are known."""
+        return self.values.keys() <= cell.keys()
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,10 @@ class Selection:
         return not self.include and not self.exclude
 
     def wants(self, cell: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a cell is wanted; see :meth:`Condition.matches`."""
+        """Whether a cell is wanted, or may be where some of its columns are not known yet; see :meth:`Condition.matches`."""
         included = [condition for condition in self.include if condition.matches(cell)]
-        excluded = [condition for condition in self.exclude if condition.matches(cell)]
-        self._met.update(map(id, (*included, *excluded)))
+        excluded = [condition for condition in self.exclude if condition.knows(cell) and condition.matches(cell)]
+        self._met.update(id(condition) for condition in (*included, *excluded) if condition.knows(cell))
         return (not self.include or bool(included)) and not excluded
 
     def require_met(self) -> None:
@@ -260,14 +266,8 @@ class Suite:
             return True
         return self.selection.wants(
             {
-                "dataset": [self.dataset, split_name(self.dataset)[0]],
-                "model": [defended.model],
+                **self._known(defended.model, defended.defenses),
                 "checkpoint": [str(defended.path), defended.path.name],
-                "defense": [
-                    defended.defense,
-                    "+".join(spec.former_label for spec in defended.defenses) or "none",
-                    defense_label(defended.defenses, with_parameters=False),
-                ],
                 "decision": [defended.decision or "none"],
                 "corruption": (
                     ["none"] if self.corruption is None else [corruption_label(self.corruption), self.corruption.name]
@@ -282,6 +282,27 @@ class Suite:
                 **{name: [value] for name, value in self.options},
             }
         )
+
+    def may_want(self, model: str, defenses: Sequence[MethodSpec]) -> bool:
+        """Whether any cell of a model may be wanted; the model need not be built for it.
+
+        Args:
+            model: Its name.
+            defenses: In order.
+        """
+        return self.selection.wants(self._known(model, defenses))
+
+    def _known(self, model: str, defenses: Sequence[MethodSpec]) -> dict[str, Sequence[Any]]:
+        """The columns of a cell that are known before its model is built."""
+        return {
+            "dataset": [self.dataset, split_name(self.dataset)[0]],
+            "model": [model],
+            "defense": [
+                defense_label(defenses),
+                "+".join(spec.former_label for spec in defenses) or "none",
+                defense_label(defenses, with_parameters=False),
+            ],
+        }
 
     def chain(self, attack: AttackChoice, eps: Eps | None, defended: DefendedModel) -> str | None:
         """The key of a chain of cells, each of which leaves its broken images to the next; ``None`` for a cell alone.

@@ -162,6 +162,25 @@ def test_only_what_is_wanted_is_run_and_trained(
     assert len(planned(suite).models) == len({defense for defense, _, _ in left})
 
 
+def test_what_is_left_out_need_not_fit_together(planned: Callable[[str], Plan]) -> None:
+    """A condition keeps a defense from a model that it does not fit; a slip in another column is still named."""
+    suite = (
+        "{n: 5, model: [small-cnn, 'robust-wrn:1x1'], defenses: [none, {name: arlst, compression: 10}], attacks: fgsm"
+    )
+    with pytest.raises(UserError, match="compression=10 is out of reach"):
+        planned(f"{suite}}}")
+    for condition in (
+        "exclude: {model: 'robust-wrn:1x1', defense: arlst}",
+        "include: [{model: small-cnn}, {defense: none}]",
+    ):
+        names = [
+            (model.training.model, len(model.training.defenses)) for model in planned(f"{suite}, {condition}}}").models
+        ]
+        assert sorted(names) == [("robust-wrn:1x1", 0), ("small-cnn", 0), ("small-cnn", 1)]
+    with pytest.raises(UserError, match="no cell has model: small-cnn, attack: pdg"):
+        planned(f"{suite}, include: [{{defense: none}}, {{model: small-cnn, attack: pdg}}]}}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
