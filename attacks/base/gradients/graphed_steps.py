@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.source import GradientSource, RecordedQuery
+from robustbench_cli.attacks.base.gradients.query_results import RecordedQuery
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.models.cuda_graphs import (
     forbidden_synchronizations,
     graphed_rows,

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.source import GradientGraph, GradientSource
+from robustbench_cli.attacks.base.gradients.query_results import GradientGraph
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import Loss
 from robustbench_cli.attacks.base.models.precision import gradient_precision
 

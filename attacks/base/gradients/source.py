@@ -5,14 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
+from robustbench_cli.attacks.base.gradients.query_results import (
+    GradientGraph,
+    GradientSample,
+    QueryPasses,
+    RecordedQuery,
+    joined,
+)
 from robustbench_cli.attacks.base.gradients.representation_distance import RepresentationDistance
 from robustbench_cli.attacks.base.gradients.second_derivatives import require_second_derivative, twice_differentiable
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
@@ -24,7 +31,7 @@ from robustbench_cli.attacks.base.models.precision import Precision, full_float3
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 
-__all__ = ["GradientGraph", "GradientSample", "GradientSource", "PassOptions", "RecordedQuery"]
+__all__ = ["GradientSource", "PassOptions"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -52,27 +59,6 @@ class PassOptions(TypedDict, total=False):
     precision: Precision
     inside: Callable[[], bool]
     graphs: bool
-
-
-@dataclass(frozen=True)
-class GradientSample:
-    """Some rows of a gradient, to be compared with the gradient of these rows alone.
-
-    Attributes:
-        batch: N, the number of images of the query.
-        points: ``(n, C, H, W)``, n up to 8, spread over the images.
-        labels: ``(n,)`` or ``(n, m)``.
-        loss: The loss of the query.
-        logits: ``(n, K)``.
-        gradients: ``(n, C, H, W)``.
-    """
-
-    batch: int
-    points: Tensor
-    labels: Tensor
-    loss: Loss
-    logits: Tensor
-    gradients: Tensor
 
 
 class GradientSource(ABC):
@@ -191,8 +177,8 @@ class GradientSource(ABC):
                 for draws in draws_per_pass:
                     with self._seeded_model(images[part], _part_of(keys, part), draws, query) as model:
                         logits_by_draw.append(model(images[part]))
-                slices.append(_joined(logits_by_draw, 0))
-            return _joined(slices, 1)
+                slices.append(joined(logits_by_draw, 0))
+            return joined(slices, 1)
 
         with torch.no_grad(), full_float32(images.device):
             logits = self.size.retry_smaller(len(images) * self.cost, compute)
@@ -214,7 +200,7 @@ class GradientSource(ABC):
             self.recent_points = _spread(images).clone()
         return query
 
-    def _note_gradient(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
+    def _note_gradient(self, images: Tensor, labels: Tensor, loss: Loss, passes: QueryPasses) -> None:
         """Keeps a sample of the passes of a query, see :attr:`sample`."""
         logits, gradients = passes.logits, passes.gradients
         is_largest = self.sample is None or len(images) > self.sample.batch
@@ -353,7 +339,7 @@ class GradientSource(ABC):
 
     def _differentiate(
         self, images: Tensor, labels: Tensor, loss: Loss, rows: Tensor | None, copies: int | Tensor
-    ) -> _Passes:
+    ) -> QueryPasses:
         if self._recorded is not None:
             with gradient_precision(self.precision, images.device):
                 passes = self._differentiate_slices(images, labels, loss, None, 0)
@@ -398,15 +384,15 @@ class GradientSource(ABC):
             points = images[:rows]
             self._note_query(points)
             # The next replay writes over the originals.
-            own = _Passes(passes.logits[:, :rows].clone(), passes.gradients[:, :rows], passes.values)
+            own = QueryPasses(passes.logits[:, :rows].clone(), passes.gradients[:, :rows], passes.values)
             self._account(points if self.watch is None else points.clone(), replayed, loss, own)
 
-    def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: _Passes) -> None:
+    def _account(self, images: Tensor, labels: Tensor, loss: Loss, passes: QueryPasses) -> None:
         """Counts the passes of a query, and hands its results to the records and to :attr:`watch`."""
         self._note_gradient(images, labels, loss, passes)
         self._count(images, labels, passes)
 
-    def _count(self, images: Tensor, labels: Tensor, passes: _Passes) -> None:
+    def _count(self, images: Tensor, labels: Tensor, passes: QueryPasses) -> None:
         """Counts the passes of a query, and hands its results to :attr:`watch`."""
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(passes.gradients)
@@ -421,7 +407,7 @@ class GradientSource(ABC):
         keys: Tensor | None,
         query: int,
         distance: RepresentationDistance | None = None,
-    ) -> _Passes:
+    ) -> QueryPasses:
         points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
         slices = []
         for part, draws_per_pass in self._passes(images):
@@ -431,12 +417,12 @@ class GradientSource(ABC):
                 seeded = partial(self._seeded_model, keys=_part_of(keys, part), draws=draws, query=query)
                 with distance.appended(self.model, seeded, leaf, part) if distance else seeded(leaf) as model:
                     passes.append(self._differentiate_draws(model, leaf, labels[part], loss, len(draws)))
-            slices.append(_Passes.of_draws(passes))
-        return _Passes.of_slices(slices)
+            slices.append(QueryPasses.of_draws(passes))
+        return QueryPasses.of_slices(slices)
 
     def _differentiate_draws(
         self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, loss: Loss, draws: int
-    ) -> _Passes:
+    ) -> QueryPasses:
         with torch.enable_grad():
             with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = model(leaf)
@@ -447,7 +433,7 @@ class GradientSource(ABC):
         slopes, values = slope_and_value(loss, detached.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
         gradients = self._backward(logits, leaf, slopes.view(-1, *detached.shape).to(detached.dtype))
-        return _Passes(detached, gradients, lambda: values().unflatten(0, (draws, -1)))
+        return QueryPasses(detached, gradients, lambda: values().unflatten(0, (draws, -1)))
 
     def with_graph(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         """Logits with a graph, for code that differentiates by itself; see :meth:`backward_through`.
@@ -568,84 +554,9 @@ class GradientSource(ABC):
             yield part, draws_per_pass
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """What passes through the model give.
-
-    Attributes:
-        logits: ``(D, N, K)``.
-        gradients: ``(L, N, C, H, W)``, of L losses.
-        values: Returns the losses of the draws ``(D, N, ...)``.
-    """
-
-    logits: Tensor
-    gradients: Tensor
-    values: Callable[[], Tensor]
-
-    @classmethod
-    def of_draws(cls, passes: list[_Passes]) -> _Passes:
-        """The passes of different draws of the same images, together."""
-        # Not in place: autograd may return one number for many pixels.
-        total, *others = (draws.gradients for draws in passes)
-        for gradients in others:
-            total = total + gradients
-        return cls(
-            _joined([draws.logits for draws in passes], 0),
-            # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
-            total.nan_to_num(0, 0, 0),
-            lambda: _joined([draws.values() for draws in passes], 0),
-        )
-
-    @classmethod
-    def of_slices(cls, slices: list[_Passes]) -> _Passes:
-        """The passes of the slices of a batch, together."""
-        if len(slices) == 1:
-            return slices[0]
-        return cls(
-            torch.cat([part.logits for part in slices], 1),
-            torch.cat([part.gradients for part in slices], 1),
-            lambda: torch.cat([part.values() for part in slices], 1),
-        )
-
-
-class GradientGraph(NamedTuple):
-    """The gradient of a pass, with a graph.
-
-    Attributes:
-        part: Which images pass.
-        leaf: ``(n, C, H, W)``, these images.
-        gradient: ``(n, C, H, W)``, the gradient at them, over the draws of the pass.
-    """
-
-    part: slice
-    leaf: Tensor
-    gradient: Tensor
-
-
-class RecordedQuery(NamedTuple):
-    """A gradient in a CUDA graph; a replay writes its results into the same tensors.
-
-    Attributes:
-        images: ``(M, C, H, W)``.
-        labels: ``(M,)`` or ``(M, m)``.
-        loss: The loss.
-        passes: The results.
-    """
-
-    images: Tensor
-    labels: Tensor
-    loss: Loss
-    passes: _Passes
-
-
 def _spread(rows: Tensor) -> Tensor:
     """Up to 8 of the rows, at equal distances."""
     return rows[:: max(1, len(rows) // _RECENT)][:_RECENT]
-
-
-def _joined(tensors: list[Tensor], dim: int) -> Tensor:
-    """The tensors joined along a dimension; a single one as it is, without a copy."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
 def _part_of(keys: Tensor | None, part: slice) -> Tensor | None:
