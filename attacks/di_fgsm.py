@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import per_image
+from robustbench_cli.attacks.base.threat import Threat, per_image
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 
 __all__ = ["DIFGSM"]
@@ -45,7 +45,9 @@ class DIFGSM(MIFGSM):
         json_schema_extra={"formerly": "smallest"},
     )
 
-    def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
+    def gradient(
+        self, source: GradientSource, points: Tensor, labels: Tensor, threat: Threat, random: Random
+    ) -> Tensor:
         resized = random.uniform(()) < self.diversity_prob
         factors = torch.where(resized, self.resize_rate + (1 - self.resize_rate) * random.uniform(()), 1)
         centers = (1 - factors)[:, None] * (2 * random.uniform((2,)) - 1)
@@ -56,5 +58,5 @@ class DIFGSM(MIFGSM):
             leaf = points.detach().requires_grad_()
             grid = functional.affine_grid(back, list(leaf.shape), align_corners=False)
             diverse = functional.grid_sample(leaf, grid, align_corners=False)
-        gradient = super().gradient(source, diverse.detach(), labels, random)
+        gradient = super().gradient(source, diverse.detach(), labels, threat, random)
         return torch.autograd.grad(diverse, leaf, gradient)[0]

@@ -40,10 +40,13 @@ class MIFGSM(FixedRadiusAttack):
         size = per_image(sizes, images).to(images.dtype)
         size = -size if threat.targeted else size
         feasible = FeasibleSet(images, threat)
-        iterates, momentum = images, torch.zeros_like(images)
-        for _ in range(self.steps):
-            gradient = self.gradient(source, self.look_ahead(iterates, momentum, size), labels, random)
-            scaled = scale_by_largest(gradient)
+        iterates, momentum, correction = images, torch.zeros_like(images), None
+        for step in range(self.steps):
+            points = self.look_ahead(iterates, momentum, size)
+            gradient = self.gradient(source, points, labels, threat, random)
+            scaled = scale_by_largest(gradient if correction is None else gradient + correction)
+            if step + 1 < self.steps:
+                correction = self.correction(source, iterates, gradient, labels, threat, random)
             length = torch.linalg.vector_norm(scaled.flatten(1), ord=1, dim=1).clamp_min_(1)
             momentum = torch.add(scaled.div_(per_image(length, images)), momentum, alpha=self.decay)
             iterates = feasible.project(torch.addcmul(iterates, momentum.sign(), size))
@@ -59,13 +62,31 @@ class MIFGSM(FixedRadiusAttack):
         """
         return iterates
 
-    def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
+    def gradient(
+        self, source: GradientSource, points: Tensor, labels: Tensor, threat: Threat, random: Random
+    ) -> Tensor:
         """The gradient ``(N, C, H, W)`` that is added to the momentum: here that of the cross-entropy.
 
         Args:
             source: Gives logits and gradients.
             points: ``(N, C, H, W)``, where the gradient is taken.
             labels: ``(N,)``.
+            threat: Its radii are used.
             random: Random numbers for each image.
         """
         return source.gradient(points, labels, cross_entropy)[1]
+
+    def correction(
+        self, source: GradientSource, iterates: Tensor, gradient: Tensor, labels: Tensor, threat: Threat, random: Random
+    ) -> Tensor | None:
+        """What is added to the gradient of the next step: ``(N, C, H, W)``, or ``None`` for nothing, as here.
+
+        Args:
+            source: Gives logits and gradients.
+            iterates: ``(N, C, H, W)``.
+            gradient: ``(N, C, H, W)``, this step's :meth:`gradient`.
+            labels: ``(N,)``.
+            threat: Its radii are used.
+            random: Random numbers for each image.
+        """
+        return None

@@ -15,7 +15,9 @@ __all__ = ["NIFGSM"]
 class NIFGSM(MIFGSM):
     """MI-FGSM with the gradient taken one step ahead along the momentum (Nesterov's accelerated gradient).
 
-    The gradient is taken at ``x + step_size decay g`` (equation 6 of the paper), clipped to the box.
+    The gradient is taken at ``x + step_size decay g`` (equation 6 of the paper), clipped to the box. As in the authors' code, g is
+    in units in which the mean absolute gradient is 1. In those of the formula, ``grad / |grad|_1``, the point ahead would be all
+    but the iterate itself.
     """
 
     paper: ClassVar[str] = (
@@ -24,4 +26,4 @@ class NIFGSM(MIFGSM):
     )
 
     def look_ahead(self, iterates: Tensor, momentum: Tensor, size: Tensor) -> Tensor:
-        return torch.addcmul(iterates, momentum, size, value=self.decay).clamp_(0, 1)
+        return torch.addcmul(iterates, momentum, size, value=self.decay * iterates[0].numel()).clamp_(0, 1)

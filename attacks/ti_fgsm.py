@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 
 __all__ = ["TIFGSM"]
@@ -36,8 +37,10 @@ class TIFGSM(MIFGSM):
         json_schema_extra={"formerly": "reach"},
     )
 
-    def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
-        gradient = super().gradient(source, points, labels, random)
+    def gradient(
+        self, source: GradientSource, points: Tensor, labels: Tensor, threat: Threat, random: Random
+    ) -> Tensor:
+        gradient = super().gradient(source, points, labels, threat, random)
         radius = max(1, round(7 / 299 * max(points.shape[2:]))) if self.kernel_radius is None else self.kernel_radius
         if not radius:
             return gradient

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Type checkers cannot follow __getattr__. tests/test_init.py prints the line that a new file needs.
+    from robustbench_cli.attacks.admix import Admix as Admix
     from robustbench_cli.attacks.apgd_ce import APGDCE as APGDCE
     from robustbench_cli.attacks.apgd_dlr import APGDDLR as APGDDLR
     from robustbench_cli.attacks.apgd_pm import APGDPM as APGDPM
@@ -48,14 +49,18 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.pma import PMA as PMA
     from robustbench_cli.attacks.rays import RayS as RayS
     from robustbench_cli.attacks.second_order import SecondOrder as SecondOrder
+    from robustbench_cli.attacks.si_ni_fgsm import SINIFGSM as SINIFGSM
     from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
     from robustbench_cli.attacks.sparse_rs import SparseRS as SparseRS
     from robustbench_cli.attacks.spsa import SPSA as SPSA
     from robustbench_cli.attacks.square import Square as Square
+    from robustbench_cli.attacks.ssa import SSA as SSA
     from robustbench_cli.attacks.superdeepfool import SuperDeepFool as SuperDeepFool
     from robustbench_cli.attacks.surfree import SurFree as SurFree
     from robustbench_cli.attacks.ti_fgsm import TIFGSM as TIFGSM
     from robustbench_cli.attacks.transfer import Transfer as Transfer
+    from robustbench_cli.attacks.vmi_fgsm import VMIFGSM as VMIFGSM
+    from robustbench_cli.attacks.vni_fgsm import VNIFGSM as VNIFGSM
     from robustbench_cli.benchmarks.audit.model_audit import audit as audit
     from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint

@@ -7,10 +7,13 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.losses import Loss
 from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 
 from .conftest import Victim
+
+THREAT = Threat(norm="linf", eps=torch.ones(1))
 
 
 class Watching(EOT):
@@ -47,7 +50,7 @@ def test_images_are_resized_and_put_at_random_places() -> None:
     count, side = 400, 32
     images, labels = torch.ones(count, 1, side, side), torch.zeros(count, dtype=torch.int64)
     source = Watching(Weighted(torch.ones(1, side, side)))
-    DIFGSM(diversity_prob=0.75, resize_rate=0.5).gradient(source, images, labels, Random(torch.arange(count)))
+    DIFGSM(diversity_prob=0.75, resize_rate=0.5).gradient(source, images, labels, THREAT, Random(torch.arange(count)))
     factors = source.seen.mean((1, 2, 3)).sqrt()
     whole = (factors > 0.999).double().mean()
     assert abs(whole - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
@@ -72,10 +75,10 @@ def test_the_gradient_goes_back_through_the_resizing() -> None:
 
     def value(images: Tensor) -> Tensor:
         source = Watching(model)
-        attack.gradient(source, images, labels, Random(torch.arange(3)))
+        attack.gradient(source, images, labels, THREAT, Random(torch.arange(3)))
         return functional.cross_entropy(model(source.seen), labels, reduction="none")
 
-    slopes = attack.gradient(EOT(model), images, labels, Random(torch.arange(3)))
+    slopes = attack.gradient(EOT(model), images, labels, THREAT, Random(torch.arange(3)))
     for place in range(36):
         change = torch.zeros(36, dtype=torch.float64)
         change[place] = 1e-6

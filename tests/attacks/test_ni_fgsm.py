@@ -4,33 +4,27 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional
+import torchattacks
 
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 from robustbench_cli.attacks.ni_fgsm import NIFGSM
 
 from .conftest import Victim
+from .peer_steps import EPS, inner_images, same_pixels
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_the_iterates_are_the_papers(digits_victim: Victim, *, targeted: bool) -> None:
-    """The paper's update in float64, with the gradient one step ahead: the same images but for a few signs."""
-    model = copy.deepcopy(digits_victim.model).double()
-    images = digits_victim.images.double()
+def test_the_iterates_are_those_of_torchattacks(digits_victim: Victim, *, targeted: bool) -> None:
+    """The gradient is taken one step ahead; at the iterate, other pixels would change."""
+    model, images = copy.deepcopy(digits_victim.model).double(), inner_images(digits_victim)
     labels = (digits_victim.labels + 1) % 10 if targeted else digits_victim.labels
-    sign = -1 if targeted else 1
-    eps, steps, decay = 0.1, 5, 0.7
-    iterates, momentum = images, torch.zeros_like(images)
-    for _ in range(steps):
-        ahead = iterates + sign * eps / steps * decay * momentum
-        leaf = ahead.clamp(0, 1).requires_grad_()
-        (slope,) = torch.autograd.grad(functional.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
-        momentum = decay * momentum + slope / slope.abs().sum((1, 2, 3), keepdim=True)
-        iterates = iterates + sign * eps / steps * momentum.sign()
-        iterates = iterates.clamp(images - eps, images + eps).clamp(0, 1)
-    attack = NIFGSM(steps=steps, decay=decay)
-    perturbed = attack(digits_victim.model, digits_victim.images, labels, eps=eps, targeted=targeted)
-    assert ((perturbed - iterates).abs() < 1e-5).double().mean() > 0.99
+    peer = torchattacks.NIFGSM(model, eps=EPS, alpha=EPS / 5, steps=5, decay=0.7)
+    if targeted:
+        peer.set_mode_targeted_by_label(quiet=True)
+    ours = NIFGSM(steps=5, decay=0.7)(model, images, labels, eps=EPS, targeted=targeted)
+    assert same_pixels(ours, peer(images, labels)) > 0.99
+    plain = MIFGSM(steps=5, decay=0.7)(model, images, labels, eps=EPS, targeted=targeted)
+    assert same_pixels(ours, plain) < 0.99
 
 
 def test_without_momentum_there_is_nothing_ahead(digits_victim: Victim) -> None:
