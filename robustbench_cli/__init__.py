@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.ni_fgsm import NIFGSM as NIFGSM
     from robustbench_cli.attacks.non_adaptive import NonAdaptive as NonAdaptive
     from robustbench_cli.attacks.none import NoAttack as NoAttack
+    from robustbench_cli.attacks.paper_cw_pgd import PaperCWPGD as PaperCWPGD
+    from robustbench_cli.attacks.paper_pgd import PaperPGD as PaperPGD
     from robustbench_cli.attacks.pgd import PGD as PGD
     from robustbench_cli.attacks.pma import PMA as PMA
     from robustbench_cli.attacks.rays import RayS as RayS

@@ -23,6 +23,7 @@ _ALIASES: tuple[tuple[str, str], ...] = (
         "linf-pgd l2-pgd l1-pgd pgd-linf pgd-l2 pgd-l1 madry bim i-fgsm basic-iterative-method basic-iterative iterative-fgsm",
     ),
     ("pgd", "projected-gradient-descent projected-gradient pgd-attack pgd-rs tpgd pgd-numpy pgd-pytorch"),
+    ("paper-pgd paper-cw-pgd", "hrs-pgd hrs-cw-pgd hrs-attack adam-pgd pgd-adam"),
     ("fgsm", "fgm fast-gradient fast-gradient-method fast-gradient-sign-method fast-gradient-attack ffgsm rfgsm"),
     ("mi-fgsm", "mim momentum momentum-iterative momentum-iterative-fgsm"),
     ("vmi-fgsm vni-fgsm", "variance-tuning variance-tuned vt"),

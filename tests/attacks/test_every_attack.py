@@ -150,6 +150,8 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("ni-fgsm", "linf"): Floor(1.2, 50, 2.5, 49),
     ("non-adaptive", "linf"): Floor(1.05, 50, 2.5, 51),
     ("non-adaptive", "l2"): Floor(1.05, 52, 2.5, 51),
+    ("paper-cw-pgd", "linf"): Floor(1.1, 45, 2, 42),
+    ("paper-pgd", "linf"): Floor(1.1, 45, 2, 42),
     ("pgd", "linf"): Floor(1.02, 34, 1.7, 36),
     ("pgd", "l2"): Floor(1.02, 35, 1.5, 26),
     ("pgd", "l1"): Floor(1.02, 26, 2, 35),

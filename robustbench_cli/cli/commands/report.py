@@ -355,7 +355,9 @@ class _Content:
         advice = _RESUME
         if plan is not None and (suite := plan.cells([result.cell for result, _ in results.values()])) is not None:
             results, failures, requested = _of_suite(suite, results, failures)
-            advice = f"run 'advdef sweep {plan.file}' with the same store"
+            advice = (
+                f"run 'advdef sweep {plan.file}' with the same store; --dry-run says if a stored one is stale, and why"
+            )
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
