@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.models.mean_logits import MeanLogits
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.parameters.nested import NestedAttack
-from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
+from robustbench_cli.attacks.base.parameters.surrogate import Ensemble, Surrogate
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.core.errors import UserError
@@ -39,7 +40,7 @@ class Transfer(FixedRadiusAttack):
     Another attack runs on the surrogate alone; its images are then evaluated on the attacked model, which is never queried.
     So the attack needs no gradients of the attacked model, and it reveals defenses that only mask them: white-box attacks
     should break at least as many images as transfer does. The strongest surrogate is trained on the same data in a
-    similar way. The draws of each gradient (``--eot``) are those of the surrogate.
+    similar way, and several surrogates that differ are stronger than one. The draws of each gradient (``--eot``) are those of the surrogate.
     """
 
     paper: ClassVar[str] = (
@@ -51,15 +52,24 @@ class Transfer(FixedRadiusAttack):
     surrogate: Surrogate = Field(
         repr=False, description="checkpoint of the surrogate model, for the same image shape and classes"
     )
+    ensemble: Ensemble = Field(
+        (),
+        repr=False,
+        description="checkpoints of further surrogates: the attack follows the mean of the logits of all",
+        exclude_if=lambda models: not models,
+    )
     attack: _Inner = Field(
         "mi-fgsm",  # type: ignore[assignment]
         description="attack on the surrogate: a name, or {name: di-fgsm, steps: 20} with its parameters",
     )
 
     def queried_model(self, model: nn.Module) -> nn.Module:
-        if not isinstance(self.surrogate, nn.Module):
-            raise UserError(f"the surrogate is the file {self.surrogate}: give its model, load_checkpoint(path).model")
-        return self.surrogate
+        models = []
+        for surrogate in (self.surrogate, *self.ensemble):
+            if not isinstance(surrogate, nn.Module):
+                raise UserError(f"the surrogate is the file {surrogate}: give its model, load_checkpoint(path).model")
+            models.append(surrogate)
+        return models[0] if len(models) == 1 else MeanLogits(models)
 
     def needs_full_precision(self) -> bool:
         return self.attack.needs_full_precision()

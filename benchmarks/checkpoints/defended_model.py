@@ -19,7 +19,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.operations import multiply_accumulates
 from robustbench_cli.attacks.base.parameters.class_costs import ClassCosts
-from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
+from robustbench_cli.attacks.base.parameters.surrogate import ensemble_parameters, surrogate_parameters
 from robustbench_cli.benchmarks.checkpoints.checkpoint import (
     CheckpointInfo,
     load_checkpoint,
@@ -400,7 +400,7 @@ class CheckedMethod(NamedTuple):
 
     kind: type[Settings]
     spec: MethodSpec
-    surrogates: dict[str, DefendedModel]
+    surrogates: dict[str, list[DefendedModel]]
 
 
 def method_spec(
@@ -419,11 +419,14 @@ def method_spec(
     """
     kind: type[Settings] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
-    files = {key: getattr(method, key) for key in surrogate_parameters(kind)}
-    surrogates = {
-        key: _open_surrogate(f"{name}.{key}", file, named) for key, file in files.items() if isinstance(file, Path)
+    given = {key: [getattr(method, key)] for key in surrogate_parameters(kind)}
+    given |= {key: [*getattr(method, key)] for key in ensemble_parameters(kind)}
+    opened = {
+        key: [_open_surrogate(f"{name}.{key}", file, named) for file in files if isinstance(file, Path)]
+        for key, files in given.items()
     }
-    identities = {key: surrogate.identity for key, surrogate in surrogates.items()}
+    surrogates = {key: models for key, models in opened.items() if models}
+    identities = {key: ",".join(model.identity for model in models) for key, models in surrogates.items()}
     spec = MethodSpec.of(method, name=name, source=registry.source_of(name), surrogates=identities)
     return CheckedMethod(kind, spec, surrogates)
 
@@ -489,8 +492,8 @@ def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Defen
         raise UserError(f"{parameter}: {error}") from None
 
 
-def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Module]:
-    """The models among a method's parameters, in ``eval()`` mode, by parameter.
+def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Module | list[nn.Module]]:
+    """The models among a method's parameters, in ``eval()`` mode, by parameter; a list for an ensemble.
 
     Args:
         spec: As :func:`method_spec` made it.
@@ -499,7 +502,12 @@ def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Mo
     Raises:
         UserError: A file has another model now.
     """
-    return {
-        key: load_defended_model(Path(spec.parameters[key]), {"named": sorted(named)}, identity)
-        for key, identity in spec.surrogates.items()
-    }
+    loaded: dict[str, nn.Module | list[nn.Module]] = {}
+    for key, identities in spec.surrogates.items():
+        files = spec.parameters[key]
+        models = [
+            load_defended_model(Path(file), {"named": sorted(named)}, identity)
+            for file, identity in zip([files] if isinstance(files, str) else files, identities.split(","), strict=True)
+        ]
+        loaded[key] = models[0] if isinstance(files, str) else models
+    return loaded

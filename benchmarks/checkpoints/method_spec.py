@@ -34,7 +34,7 @@ class MethodSpec(FrozenModel):
             a parameter that is itself a method.
         source: The sha256 of a user's own code; an edit makes another method.
         surrogates: The identities of the models in checkpoints among the parameters, by parameter; see
-            :attr:`~.defended_model.DefendedModel.identity`.
+            :attr:`~.defended_model.DefendedModel.identity`. Commas separate those of an ensemble.
         formerly: The former names of renamed parameters, by their current names. The identity contains the former names,
             so that a rename changes no hash.
     """

@@ -78,7 +78,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                     perturbs=attack.perturbs,
                     eot=entry.eot or "auto",
                     any_precision=attack.access == "gradients" and not attack.minimal_norm,
-                    surrogate=next(iter(surrogates.values()), None),
+                    surrogates=tuple(itertools.chain.from_iterable(surrogates.values())),
                     only_if=entry.only_if,
                     needs_gradients=attack.access == "gradients",
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
+from robustbench_cli.attacks.base.gradients.draws import resolve_eot
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
@@ -40,7 +41,7 @@ class AttackChoice:
         any_precision: Whether the user chooses the precision of its gradients: not for a minimal-norm attack, whose
             distances depend on its own decisions.
         perturbs: Whether it changes the images; otherwise it runs once, at the radius 0.
-        surrogate: The model whose gradients it follows in place of the attacked model's.
+        surrogates: The models whose gradients it follows in place of the attacked model's; of several, the mean of their logits.
         limited: Whether the suite restricts its norms, so that it does not run in another one.
         only_if: The condition under which it runs in a cascade.
         needs_gradients: Whether it follows gradients.
@@ -52,14 +53,18 @@ class AttackChoice:
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
     any_precision: bool = False
     perturbs: bool = True
-    surrogate: DefendedModel | None = None
+    surrogates: tuple[DefendedModel, ...] = ()
     limited: bool = False
     only_if: OnlyIf | None = None
     needs_gradients: bool = True
 
     def draws(self, defended: DefendedModel) -> int | Literal["exact", "frozen"]:
-        """The draws per gradient when it attacks a model: of its surrogate, where it has one."""
-        return (self.surrogate or defended).eot(self.eot)
+        """The draws per gradient when it attacks a model: of its surrogates, where it has some."""
+        first, *others = self.surrogates or (defended,)
+        if not others:
+            return first.eot(self.eot)
+        randomized = first.randomized or any(surrogate.randomized for surrogate in others)
+        return resolve_eot(self.eot, randomized=randomized, cost_of_all_draws=None)
 
 
 @dataclass(frozen=True)
@@ -249,8 +254,8 @@ class Suite:
             UserError: A surrogate takes images of another shape, or has too few classes.
         """
         for attack in self.attacks:
-            if attack.surrogate is not None:
-                attack.surrogate.require_fit(examples, self.dataset)
+            for surrogate in attack.surrogates:
+                surrogate.require_fit(examples, self.dataset)
 
     def wants(self, defended: DefendedModel, attack: AttackChoice, norm: Norm, eps: Eps | None, seed: int) -> bool:
         """Whether a cell of the grid is wanted.
@@ -324,7 +329,7 @@ class Suite:
             # One draw broke the image at this radius; another radius draws again.
             return f"cascade {eps.value}" if self.cascade else None
         # Sampled draws, and a surrogate's draws, do not cover every draw of the attacked model.
-        if defended.randomized and (eot != "exact" or attack.surrogate is not None):
+        if defended.randomized and (eot != "exact" or attack.surrogates):
             return None
         if self.cascade:
             return "cascade"
@@ -407,12 +412,12 @@ def expand(
 def _require_same_classes(suite: Suite, defended: DefendedModel) -> None:
     """Makes sure that every surrogate has the classes of the attacked model."""
     for attack in suite.attacks:
-        surrogate = attack.surrogate
-        if surrogate is not None and surrogate.classes != defended.classes:
-            raise UserError(
-                f"{surrogate.path} has {surrogate.classes} classes and {defended.path} has {defended.classes}: "
-                "give a surrogate with the same classes"
-            )
+        for surrogate in attack.surrogates:
+            if surrogate.classes != defended.classes:
+                raise UserError(
+                    f"{surrogate.path} has {surrogate.classes} classes and {defended.path} has {defended.classes}: "
+                    "give a surrogate with the same classes"
+                )
 
 
 def _cells_of_model(

@@ -26,7 +26,10 @@ def missing_files(config: SuiteConfig) -> Iterator[str]:
     """
     checkpoints: list[tuple[str, object]]
     checkpoints = [(entry.location, entry.checkpoint) for chain in config.defenses for entry in chain]
-    checkpoints += [(entry.location, entry.parameters.get("surrogate")) for entry in config.entries]
+    for entry in config.entries:
+        ensemble = entry.parameters.get("ensemble")
+        files = [entry.parameters.get("surrogate"), *(ensemble if isinstance(ensemble, list) else [])]
+        checkpoints += [(entry.location, file) for file in files]
     datasets: list[tuple[str, object]]
     datasets = [(config.location("dataset", number), name) for number, name in enumerate(config.dataset or ())]
     for number, recipe in enumerate(config.train):

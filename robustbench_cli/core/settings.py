@@ -218,7 +218,7 @@ def _advice(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
     """What would be right, in a user's words where pydantic speaks of Python's types."""
     if error["type"] == "tuple_type" and len(error["loc"]) == 1:
         default = fields[str(error["loc"][0])].default
-        return f"give a list, such as {json.dumps(default if isinstance(default, tuple) else [error['input']])}"
+        return f"give a list, such as {json.dumps(default if isinstance(default, tuple) and default else [error['input']])}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]}"
 

@@ -92,6 +92,25 @@ def test_of_a_randomized_surrogate_the_expectation_is_followed(digits_victim: Vi
     assert left[30] < left[1] - 0.05
 
 
+def test_of_linear_surrogates_the_mean_is_followed(linear_victim: Callable[..., LinearVictim]) -> None:
+    """Two surrogates whose weights have the victim's as their mean give away what the victim itself does."""
+    victim = linear_victim(3)
+    first, second = copy.deepcopy(victim.model), copy.deepcopy(victim.model)
+    noise = 50 * torch.randn_like(victim.model.get_parameter("weight"))
+    with torch.no_grad():
+        first.get_parameter("weight").add_(noise)
+        second.get_parameter("weight").sub_(noise)
+    eps = 1.05 * victim.radii("linf")
+    options = {"eps": eps}
+    attacks = {"both": Transfer(surrogate=first, ensemble=[second]), "one": Transfer(surrogate=first)}
+    left = {
+        name: victim.accuracy(attack(victim.model, victim.images, victim.labels, **options))
+        for name, attack in attacks.items()
+    }
+    white_box = victim.accuracy(MIFGSM()(victim.model, victim.images, victim.labels, **options))
+    assert left["both"] == white_box < left["one"]
+
+
 def test_a_file_is_no_model_yet(digits_victim: Victim) -> None:
     """From Python the surrogate is to be loaded, which the message says."""
     attack = Transfer(surrogate="other.safetensors")
@@ -117,6 +136,10 @@ def test_its_attack_is_read_as_a_suite_writes_it() -> None:
     [
         ({}, "transfer needs transfer.surrogate: checkpoint of the surrogate model"),
         ({"surrogate": 3}, "transfer.surrogate is 3: give the file of a checkpoint"),
+        (
+            {"ensemble": "b.safetensors"},
+            "transfer.ensemble is 'b.safetensors': give a list, such as [\"b.safetensors\"]",
+        ),
         ({"attack": "mi-fgsn"}, "transfer.attack is 'mi-fgsn': unknown attack 'mi-fgsn': did you mean"),
         ({"attack": {"name": "mi-fgsm", "stepz": 3}}, "mi-fgsm has no parameter 'stepz': did you mean 'steps'"),
         ({"attack": {"name": "mi-fgsm", "steps": 0}}, "mi-fgsm.steps is 0"),

@@ -11,7 +11,7 @@ from torch import nn
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 
-__all__ = ["Surrogate", "surrogate_parameters"]
+__all__ = ["Ensemble", "Surrogate", "ensemble_parameters", "surrogate_parameters"]
 
 
 def _file_or_model(value: Any) -> Path | nn.Module:
@@ -36,6 +36,14 @@ Surrogate = Annotated[
 On the command line, the value is the file of a checkpoint; the caller that builds the method replaces the file by its
 model. In Python, the value is the model itself.
 """
+
+Ensemble = tuple[Surrogate, ...]
+"""The type of a field that takes several other models, each as :data:`Surrogate` does."""
+
+
+def ensemble_parameters(kind: type[Settings]) -> tuple[str, ...]:
+    """The names of a method's parameters that are several models, of type :data:`Ensemble`."""
+    return tuple(name for name, field in kind.model_fields.items() if field.annotation == Ensemble)
 
 
 def surrogate_parameters(kind: type[Settings]) -> tuple[str, ...]:

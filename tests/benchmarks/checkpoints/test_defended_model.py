@@ -169,7 +169,8 @@ def test_a_surrogate_is_opened_and_its_identity_is_kept(tmp_path: Path) -> None:
     for name in ("first", "moved", "other"):
         parameters = {"surrogate": str(tmp_path / f"{name}.safetensors"), "attack": {"name": "di-fgsm", "steps": 4}}
         found[name] = method_spec(attacks, "transfer", parameters)
-        assert found[name].surrogates["surrogate"].path == tmp_path / f"{name}.safetensors"
+        (surrogate,) = found[name].surrogates["surrogate"]
+        assert surrogate.path == tmp_path / f"{name}.safetensors"
     identities = [found[name].spec.identity for name in ("first", "moved", "other")]
     assert identities[0] == identities[1] != identities[2]
     assert found["first"].spec.surrogates == {"surrogate": open_defended_model(first).identity}
@@ -188,6 +189,22 @@ def test_a_surrogate_is_loaded_again_and_no_other(tmp_path: Path) -> None:
     saved(path, seed=1)
     with pytest.raises(UserError, match="has changed since the command began"):
         load_surrogates(spec, ())
+
+
+def test_an_ensemble_is_opened_and_loaded_in_its_order(tmp_path: Path) -> None:
+    """Its identity is that of its models; without an ensemble, the identity is as it was before there were ensembles."""
+    first, second, third = (saved(tmp_path / f"{seed}.safetensors", seed=seed) for seed in range(3))
+    plain = method_spec(attacks, "transfer", {"surrogate": str(first)}).spec
+    assert "ensemble" not in plain.parameters
+    spec = method_spec(attacks, "transfer", {"surrogate": str(first), "ensemble": [str(second), str(third)]}).spec
+    moved = second.rename(tmp_path / "moved.safetensors")
+    again = method_spec(attacks, "transfer", {"surrogate": str(first), "ensemble": [str(moved), str(third)]}).spec
+    assert spec.identity == again.identity != plain.identity
+    images = torch.rand(3, *SHAPE)
+    loaded = again.build(attacks, **load_surrogates(again, ()))
+    with torch.no_grad():
+        for model, path in zip(loaded.ensemble, (moved, third), strict=True):
+            assert torch.equal(model(images), open_defended_model(path).load()(images))
 
 
 def test_a_surrogate_may_need_code_that_the_user_has_named(tmp_path: Path) -> None:

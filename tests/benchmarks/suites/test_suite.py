@@ -263,7 +263,7 @@ def transfer(**changes: Any) -> AttackChoice:
     """Transfer from a model on the disk."""
     spec = MethodSpec(name="transfer", parameters={"surrogate": "other"}, surrogates={"surrogate": "5" * 64})
     surrogate = defended(path=Path("other.safetensors"), identity="5" * 64, **changes)
-    return AttackChoice(spec=spec, norms=("linf",), minimal_norm=False, surrogate=surrogate)
+    return AttackChoice(spec=spec, norms=("linf",), minimal_norm=False, surrogates=(surrogate,))
 
 
 def test_the_draws_of_a_transfer_are_its_surrogates(jobs: Callable[..., list[Job]]) -> None:

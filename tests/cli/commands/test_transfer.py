@@ -35,6 +35,14 @@ def test_images_of_one_checkpoint_attack_another(advdef: Advdef, here: Path, che
     third = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
     assert third.code == 0
     assert "already" not in third.err
+    several = advdef(*ATTACK, "--set", "surrogate=other.safetensors", "--set", "ensemble=[moved.safetensors]", *options)
+    assert several.code == 0, several.err
+    (row,) = csv.DictReader(Path("table.csv").read_text().splitlines())
+    assert row["attack"].startswith(
+        "transfer(surrogate=other.safetensors,ensemble=[moved.safetensors],attack.name=ti-fgsm"
+    )
+    missing = advdef(*ATTACK, "--set", "surrogate=other.safetensors", "--set", "ensemble=[none.safetensors]")
+    assert (missing.code, missing.err.split(":")[2:4]) == (2, [" transfer.ensemble", " no checkpoint none.safetensors"])
 
 
 def test_a_bad_surrogate_is_a_usage_error(advdef: Advdef, here: Path) -> None:
