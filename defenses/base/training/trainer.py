@@ -25,6 +25,7 @@ from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import InnerPGD, accuracy_under_pgd
 from robustbench_cli.defenses.base.training.augmentations.base.augmentation import augment, build_augmentations
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
+from robustbench_cli.defenses.base.training.epoch_batches import EpochBatches
 from robustbench_cli.defenses.base.training.gradients import (
     Gradients,
     TrainingLoss,
@@ -37,7 +38,6 @@ from robustbench_cli.defenses.base.training.loading import (
     Loader,
     joined_examples,
     layout_for_training,
-    mixed_batches,
 )
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -150,7 +150,6 @@ class Trainer:
         self.seed = seed
         self.device = device
         assert (recipe.extra is None) == (extra is None)
-        self._extra_indices = torch.arange(len(extra or ())) + len(examples)
         self._loader = Loader(examples if extra is None else joined_examples(examples, extra), device)
         self._augmentations = build_augmentations(recipe.augmentations or ())
         self._progress = progress
@@ -164,17 +163,18 @@ class Trainer:
         self.share = self._processes.share
         self.fraction_done = 0.0
         self.begins_epoch = False
-        self.train_indices, self.held_out_indices = self._split_examples()
-        if self._images_per_epoch < self._batches_per_epoch * self._processes.number:
+        self._batches = EpochBatches(examples, recipe, seed=seed, extra=len(extra or ()))
+        self.train_indices, self.held_out_indices = self._batches.train_indices, self._batches.held_out_indices
+        if self._batches.images < self._batches.count * self._processes.number:
             raise UserError(
                 f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from "
-                f"{self._images_per_epoch} images: give a larger batch_size, or start fewer"
+                f"{self._batches.images} images: give a larger batch_size, or start fewer"
             )
 
     @property
     def largest_batch(self) -> int:
         """The largest number of images in a step, over all processes together."""
-        return math.ceil(self._images_per_epoch / self._batches_per_epoch)
+        return math.ceil(self._batches.images / self._batches.count)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -345,7 +345,7 @@ class Trainer:
 
     def _train_epoch(self, run: _Run, epoch: int) -> float:
         """Trains for one epoch, and returns its mean loss."""
-        batches = self._batches(seed_from(self.seed, run.name, epoch))
+        batches = self._batches.of_epoch(seed_from(self.seed, run.name, epoch))
         steps, step = run.epochs * len(batches) * run.replays, epoch * len(batches) * run.replays
         losses: list[Tensor] = []
         shares = [batch[self.share] for batch in batches]
@@ -421,58 +421,6 @@ class Trainer:
         # The product is a whole number except for rounding. A float64 sums whole numbers exactly.
         correct = torch.tensor(round(accuracy * len(share)), dtype=torch.float64, device=self.device)
         return self._processes.sum(correct).item() / len(indices)
-
-    def _split_examples(self) -> tuple[Tensor, Tensor]:
-        """The indices to train on, and the held-out ones."""
-        count = len(self.examples)
-        if not self.recipe.held_out:
-            return torch.arange(count), torch.arange(0)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_from(self.seed, "held out")))
-        held_out = min(max(round(self.recipe.held_out * count), 1), count - 1)
-        self._require_all_classes(order[held_out:], order[:held_out])
-        return order[held_out:], order[:held_out]
-
-    def _require_all_classes(self, train: Tensor, held_out: Tensor) -> None:
-        """Checks that every class has images to train on and held-out ones, if the examples tell their labels.
-
-        Raises:
-            UserError: A class has none.
-        """
-        labels: Tensor | None = getattr(self.examples, "labels", None)
-        for indices, what in ((train, "leaves no image to train on"), (held_out, "holds out no image")):
-            if labels is None:
-                return
-            missing = sorted(set(labels.unique().tolist()) - set(labels[indices].unique().tolist()))
-            if missing:
-                given = self.recipe.held_out
-                share, other = ("smaller", given / 2) if indices is train else ("larger", max(0.1, min(2 * given, 0.5)))
-                raise UserError(
-                    f"train.held_out={given:g} {what} of class {missing[0]}: give a {share} share, as in --set "
-                    f"train.held_out={other:.2g}, or 0"
-                )
-
-    def _batches(self, seed: int) -> Sequence[Tensor]:
-        """The batches of indices of an epoch, in an order that the seed determines."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.train_indices), generator=generator)
-        own = self.train_indices[order[: self._images_per_epoch]]
-        if not len(self._extra_indices):
-            return own.tensor_split(self._batches_per_epoch)
-        return mixed_batches(
-            own,
-            self._extra_indices,
-            fraction=self.recipe.share_of_extra,
-            batches=self._batches_per_epoch,
-            generator=generator,
-        )
-
-    @property
-    def _images_per_epoch(self) -> int:
-        return max(1, round(self.recipe.epoch_fraction * len(self.train_indices)))
-
-    @property
-    def _batches_per_epoch(self) -> int:
-        return math.ceil(self._images_per_epoch / self.recipe.batch_size)
 
     def _classes(self, network: nn.Module, images: Tensor) -> int:
         """The number of classes of a network's logits; 0 if no augmentation needs it."""
@@ -558,7 +506,7 @@ class Trainer:
         return {
             "recipe": self.recipe.model_dump_json(),
             "seed": str(self.seed),
-            "number of examples": str(len(self.examples) + len(self._extra_indices)),
+            "number of examples": str(len(self.examples) + self._batches.extra),
             "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         }
 

@@ -76,51 +76,6 @@ def test_a_gradient_in_another_memory_layout(digits: Any, optimizer: str) -> Non
         torch.testing.assert_close(layer.weight.detach(), parameter.detach().clone())
 
 
-@pytest.fixture
-def taken(digits: Any, normed: Callable[[], nn.Module]) -> Callable[..., list[Tensor]]:
-    """The indices of each batch of a training by a recipe of these values."""
-    train, _ = digits
-
-    def batches(**values: Any) -> list[Tensor]:
-        recorded: list[Tensor] = []
-
-        class Recording:
-            def __len__(self) -> int:
-                return len(train)
-
-            def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-                recorded.append(indices)
-                images, labels = train.batch(indices)
-                return images, labels
-
-        Trainer(Recording(), Recipe(**values), seed=0, device=CPU).fit(normed(), name="recording")
-        # The first four images determine the memory layout.
-        assert len(recorded.pop(0)) == 4
-        return recorded
-
-    return batches
-
-
-def test_every_example_once_an_epoch(taken: Callable[..., list[Tensor]]) -> None:
-    """The batches of an epoch contain each example once, in a new order, and their sizes differ by at most one."""
-    batches = taken(epochs=2, batch_size=500)
-    assert [len(indices) for indices in batches] == [433, 432, 432] * 2
-    first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
-    assert torch.equal(first.sort().values, torch.arange(1297))
-    assert torch.equal(second.sort().values, torch.arange(1297))
-    assert not torch.equal(first, second)
-
-
-def test_an_epoch_of_a_fraction(taken: Callable[..., list[Tensor]]) -> None:
-    """Each epoch takes other examples, none of them twice."""
-    batches = taken(epochs=2, batch_size=250, epoch_fraction=0.4)
-    assert [len(indices) for indices in batches] == [173, 173, 173] * 2
-    first, second = (set(torch.cat(part).tolist()) for part in (batches[:3], batches[3:]))
-    assert len(first) == len(second) == round(0.4 * 1297)
-    # The overlap of two random halves is hypergeometric, with mean 207.7 and standard deviation 8.6.
-    assert 165 < len(first & second) < 250
-
-
 def test_frozen_layers_do_not_train(digits: Any, normed: Callable[[], nn.Module]) -> None:
     """Frozen layers keep their weights and batch statistics and run in eval() mode. The others train."""
     train, _ = digits
