@@ -122,8 +122,6 @@ class Trainer:
             and ends, on a CPU, with exactly the same weights. Delete the file when all networks are trained.
 
     Attributes:
-        train_indices: The indices ``(n,)`` of the examples to train on: all except the held-out ones.
-        held_out_indices: The indices of the held-out examples.
         share: This process's part of each batch.
         finals: The states of the whole model with the ``latest``, ``averaged`` and ``best`` weights of the network that was
             trained last, on the CPU; empty if there are only the latest.
@@ -164,12 +162,21 @@ class Trainer:
         self.fraction_done = 0.0
         self.begins_epoch = False
         self._batches = EpochBatches(examples, recipe, seed=seed, extra=len(extra or ()))
-        self.train_indices, self.held_out_indices = self._batches.train_indices, self._batches.held_out_indices
         if self._batches.images < self._batches.count * self._processes.number:
             raise UserError(
                 f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from "
                 f"{self._batches.images} images: give a larger batch_size, or start fewer"
             )
+
+    @property
+    def train_indices(self) -> Tensor:
+        """The indices ``(n,)`` of the examples to train on: all except the held-out ones."""
+        return self._batches.train_indices
+
+    @property
+    def held_out_indices(self) -> Tensor:
+        """The indices ``(m,)`` of the held-out examples."""
+        return self._batches.held_out_indices
 
     @property
     def largest_batch(self) -> int:
