@@ -44,6 +44,7 @@ class ARLST(AdversarialTraining):
         "Xian Wei, Yanhui Huang, Yangyu Xu, Mingsong Chen, Hai Lan, Yuanxiang Li, Zhongfeng Wang, Xuan Tang: Learning Robust and "
         "Lightweight Model through Separable Structured Transformations. 2021, arXiv 2112.13551"
     )
+    family: ClassVar[str] = "compression"
 
     compression: float = Field(
         4, ge=1, description="how many times fewer weights the fully connected layers have together; 10 in the paper"

@@ -44,6 +44,7 @@ class CSTAR(AdversarialTraining):
         "Huy Phan, Miao Yin, Yang Sui, Bo Yuan, Saman Zonouz: CSTAR: Towards Compact and Structured Deep Neural Networks with "
         "Adversarial Robustness. AAAI 2023, arXiv 2212.01957"
     )
+    family: ClassVar[str] = "compression"
 
     compression: float = Field(
         4,

@@ -46,6 +46,7 @@ class Deadwooding(PGDAT):
         "Sawinder Kaur, Ferdinando Fioretto, Asif Salekin: Deadwooding: Robust Global Pruning for Deep Neural Networks. "
         "2022, arXiv 2202.05226"
     )
+    family: ClassVar[str] = "compression"
 
     sparsity: float = Field(0.9, gt=0, lt=1, description="fraction of all weights that become exactly 0")
     rho: float = Field(

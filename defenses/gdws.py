@@ -38,6 +38,7 @@ class GDWS(Defense):
         "Hassan Dbouk, Naresh Shanbhag, Generalized Depthwise-Separable Convolutions for Adversarially Robust and Efficient "
         "Neural Networks, NeurIPS 2021, arXiv 2110.14871"
     )
+    family: ClassVar[str] = "compression"
     trains: ClassVar[bool] = False
 
     error: float | None = Field(

@@ -32,6 +32,7 @@ class IBP(Defense):
         "Gowal, Dvijotham, Stanforth, Bunel, Qin, Uesato, Arandjelovic, Mann, Kohli: On the Effectiveness of Interval Bound "
         "Propagation for Training Verifiably Robust Models. 2018, arXiv 1810.12715"
     )
+    family: ClassVar[str] = "certified"
     radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(

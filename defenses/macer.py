@@ -31,6 +31,7 @@ class MACER(RandomizedSmoothing):
         "Runtian Zhai, Chen Dan, Di He, Huan Zhang, Boqing Gong, Pradeep Ravikumar, Cho-Jui Hsieh, Liwei Wang, MACER: "
         "Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020, arXiv 2001.02378"
     )
+    family: ClassVar[str] = "certified"
 
     noise_samples: int = Field(
         16,

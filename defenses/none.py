@@ -17,6 +17,7 @@ class Undefended(Defense):
     """The unchanged model with standard training."""
 
     paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "none"
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)

@@ -28,6 +28,7 @@ class RandomizedSmoothing(RandomizedDefense):
         "Jeremy Cohen, Elan Rosenfeld, J. Zico Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, "
         "arXiv 1902.02918"
     )
+    family: ClassVar[str] = "certified"
 
     sigma: float = Field(0.25, gt=0, description="standard deviation of the noise, in pixel values")
     decision: DecisionRule = Field("vote", description="decision rule; the paper's is the vote")

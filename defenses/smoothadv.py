@@ -35,6 +35,7 @@ class SmoothAdv(RandomizedSmoothing):
         "Hadi Salman, Greg Yang, Jerry Li, Pengchuan Zhang, Huan Zhang, Ilya Razenshteyn, Sebastien Bubeck, Provably Robust "
         "Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019, arXiv 1906.04584"
     )
+    family: ClassVar[str] = "certified"
 
     eps: float | None = Field(
         None,

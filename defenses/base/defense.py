@@ -46,6 +46,7 @@ class Defense(UsualRadiusDefaults, ABC):
     :class:`~robustbench_cli.attacks.base.models.enumerable_draws.EnumerableDraws`.
 
     Attributes:
+        family: One of those on the page of defenses, for catalogs; ``"own"`` for a user's.
         trains: Whether :meth:`fit` trains the network's weights, from any initial weights. ``False``: the defense needs
             a network that is trained already, so all such defenses of one network share its training. A class that
             defines ``fit`` trains, unless it declares ``trains: ClassVar[bool] = False``.
@@ -53,6 +54,7 @@ class Defense(UsualRadiusDefaults, ABC):
             the defended model backpropagates it.
     """
 
+    family: ClassVar[str] = "own"
     trains: ClassVar[bool] = False
     attacked_by: ClassVar[str] = "its own gradient"
 

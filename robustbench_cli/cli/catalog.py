@@ -122,7 +122,7 @@ def summaries(kind: str) -> Iterator[dict[str, Any]]:
 
     Yields:
         ``name`` and ``summary``; for an attack also its ``norms``, its ``access`` to the model and its ``type``; for a
-        check its ``severity``; for a corruption its ``family`` and its ``group``.
+        check its ``severity``; for a defense its ``family``; for a corruption its ``family`` and its ``group``.
     """
     for name in names(kind):
         try:
@@ -142,6 +142,8 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
     summary = _plain(source.docstring).partition("\n")[0]
     if kind == "corruption":
         return {"name": name, "family": source.constants.get("family"), "group": _group(name), "summary": summary}
+    if kind == "defense":
+        return {"name": name, "family": source.constants.get("family"), "summary": summary}
     if kind != "attack":
         return {"name": name, "summary": summary}
     facts = _attack_facts(source.constants)

@@ -22,8 +22,8 @@ def list_command(kind: str, output_format: str) -> None:
     """List attacks, defenses, datasets, models, corruptions, augmentations, recipes, suites or checks.
 
     An attack has more columns: its norms; its access to the model (gradients, scores or decisions); and whether it searches
-    inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm). A check has its severity. A corruption
-    has its family and its group: benchmark, the 15 of the mean, or extra.
+    inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm). A defense has its family, a check its
+    severity. A corruption has its family and its group: benchmark, the 15 of the mean, or extra.
     """
     entries = list(summaries(kind.removesuffix("s")))
     if output_format == "json":
