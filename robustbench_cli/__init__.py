@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.second_order import SecondOrder as SecondOrder
     from robustbench_cli.attacks.si_ni_fgsm import SINIFGSM as SINIFGSM
     from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
+    from robustbench_cli.attacks.simba import SimBA as SimBA
     from robustbench_cli.attacks.sparse_rs import SparseRS as SparseRS
     from robustbench_cli.attacks.spsa import SPSA as SPSA
     from robustbench_cli.attacks.square import Square as Square

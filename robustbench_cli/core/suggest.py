@@ -47,7 +47,8 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("rays", "ray-searching ray-search"),
     ("surfree", "surrogate-free sur-free"),
     ("sigma-zero sparse-rs", "jsma sparsefool one-pixel pixle pixel-attack saliency-map"),
-    ("square nes spsa", "zoo black-box score-based query-based"),
+    ("simba", "simple-black-box simple-blackbox-attack simba-dct"),
+    ("square nes spsa simba", "zoo black-box score-based query-based"),
     ("transfer", "transfer-attack transferability surrogate-attack substitute"),
     ("non-adaptive", "gray-box grey-box oblivious"),
     # Defenses.

@@ -163,6 +163,8 @@ FLOORS: dict[tuple[str, Norm], Floor] = {
     ("second-order", "l2"): Floor(1.02, 43, 1.7, 31),
     ("si-ni-fgsm", "linf"): Floor(1.3, 38, 2.5, 50),
     ("sigma-zero", "l0"): Floor(1.5, 51, 2, 32),
+    ("simba", "l2"): Floor(1.7, 48, 4, 49),
+    ("simba", "linf"): Floor(1.3, 43, 2.5, 42),
     ("sparse-rs", "l0"): Floor(1.0, 46, 2, 44),
     ("spsa", "linf"): Floor(2, 44, 4, 47),
     ("spsa", "l2"): Floor(2, 52, 2.5, 24),
