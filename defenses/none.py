@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training.at_once import learner_in
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["Undefended"]
@@ -23,4 +24,7 @@ class Undefended(Defense):
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        trainer.fit(model, name="training")
+        if learner_in(model) is None:
+            trainer.fit(model, name="training")
+        else:
+            trainer.fit_at_once(model, name="training")

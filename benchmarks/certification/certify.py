@@ -61,7 +61,7 @@ class CertifiedAccuracy(BaseModel):
         seconds: Wall time.
         device: The device that began the certification.
         cell: The content hash.
-        method: The name of the procedure: ``smoothing``, ``intervals``, ``linear`` or ``branch-and-bound``.
+        method: The name of the procedure: ``smoothing``, ``distance``, ``intervals``, ``linear`` or ``branch-and-bound``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

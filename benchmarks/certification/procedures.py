@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.network import Network
 from robustbench_cli.benchmarks.certification.by_branch_and_bound import SMALL, BranchAndBound, splittable
+from robustbench_cli.benchmarks.certification.by_distance import BoundaryDistance, is_linear
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
@@ -27,10 +28,10 @@ CERTIFICATE_FLAGS = {
 }
 """The flags of a certified model, with the text of the table's legend."""
 
-Procedure = Smoothing | Intervals | LinearRelaxation
+Procedure = Smoothing | Intervals | LinearRelaxation | BoundaryDistance
 """How a model is certified."""
 
-_KINDS: tuple[type[Procedure], ...] = (Smoothing, Intervals, LinearRelaxation, BranchAndBound)
+_KINDS: tuple[type[Procedure], ...] = (Smoothing, Intervals, LinearRelaxation, BranchAndBound, BoundaryDistance)
 
 ImageRecord = VoteCounts | CertifiedRadius
 """The stored result of one image."""
@@ -70,7 +71,7 @@ def choose(
 ) -> Procedure:
     """The deterministic procedure of a method.
 
-    ``auto`` is the strongest that a model allows: branch and bound for networks of up to :data:`~.by_branch_and_bound.SMALL`
+    ``auto`` is the strongest that a model allows: the exact distance for linear classifiers; branch and bound for networks of up to :data:`~.by_branch_and_bound.SMALL`
     ReLU inputs; linear relaxation for others; interval bounds for networks whose layers only these know, and where no
     radius is to be tried.
 
@@ -78,7 +79,7 @@ def choose(
         method: ``auto``, or the name of a procedure.
         model: It may be untrained.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1.
-        eps: The radii to try; interval bounds find the largest radius instead.
+        eps: The radii to try; interval bounds and distances find the largest radius instead.
         norm: The norm of the radii; interval bounds know linf only.
         branches: See :class:`~.by_branch_and_bound.BranchAndBound`; ``None`` for its default.
 
@@ -94,6 +95,8 @@ def choose(
         if norm != "linf":
             raise UserError(f"interval bounds are in linf, not in {norm}: give --method linear")
         procedure = Intervals()
+    elif method == "distance":
+        procedure = BoundaryDistance(norm=norm)
     elif method == "linear":
         procedure = LinearRelaxation(eps=eps, norm=norm)
     else:
@@ -104,12 +107,16 @@ def choose(
 
 def _strongest(model: nn.Module, images: Tensor, *, eps: Sequence[float], norm: Norm, split: bool) -> str:
     """The method that ``auto`` selects; ``split`` asks for branch and bound of networks of any size."""
+    try:
+        network = Network(model, images)
+    except UserError:
+        network = None
+    if network is not None and is_linear(network) and not split:
+        return "distance"
     if norm == "linf" and not any(eps) and not split:
         return "intervals"
-    try:
-        neurons = splittable(Network(model, images))
-    except UserError:
+    if network is None:
         if norm == "linf" and not split and is_boundable(model):
             return "intervals"
         return "linear"
-    return "branch-and-bound" if split or 0 < neurons <= SMALL else "linear"
+    return "branch-and-bound" if split or 0 < splittable(network) <= SMALL else "linear"

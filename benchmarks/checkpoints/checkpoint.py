@@ -28,6 +28,7 @@ from robustbench_cli.benchmarks.models.base.build import (
     normalization_fields,
     normalized,
 )
+from robustbench_cli.benchmarks.models.base.estimators.names import name_of
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.plausible_size import require_plausible_size
 from robustbench_cli.benchmarks.models.base.source import bare_network, model_source, own_model_for
@@ -35,6 +36,7 @@ from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.folder import read_json
 from robustbench_cli.benchmarks.weights.opened_file import OpenedFile, open_file
+from robustbench_cli.benchmarks.weights.skops_file import ESTIMATOR, read_estimator
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
@@ -239,6 +241,8 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     tensors = file.tensors(path)
     described = _network_in_folder(path) if options["model"] is None else None
     options = options if described is None else _with_description(options, described, path)
+    if options["model"] is None and ESTIMATOR in tensors:
+        options = {**options, "model": _estimator_in(tensors[ESTIMATOR], path)}
     info = _info_from_options(options, tensors, path)
     config = (info.config or None) if described is None else described.full_config
     if described is not None:
@@ -268,6 +272,19 @@ def _network_in_folder(path: Path) -> TimmNetwork | None:
     if not path.is_dir() or not config.is_file():
         return None
     return TimmNetwork.from_config(read_json(config), where=str(path))
+
+
+def _estimator_in(data: Tensor, path: Path) -> str:
+    """The name of the model in a skops file.
+
+    Args:
+        data: The bytes of the file.
+        path: The file, for the message.
+    """
+    try:
+        return f"sklearn:{name_of(read_estimator(data))}"
+    except UserError as error:
+        raise UserError(f"{path}: its estimator {error}") from None
 
 
 def _with_description(options: Mapping[str, Any], network: TimmNetwork, path: Path) -> dict[str, Any]:

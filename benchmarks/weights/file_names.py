@@ -8,7 +8,7 @@ from robustbench_cli.core.errors import UserError, did_you_mean
 
 __all__ = ["SUFFIXES", "require_existing"]
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".skops")
 """The endings of files of weights."""
 
 

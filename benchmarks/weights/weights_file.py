@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from robustbench_cli.benchmarks.weights.file_names import SUFFIXES, require_existing
+from robustbench_cli.benchmarks.weights.skops_file import ESTIMATOR, SCHEMA, as_tensor
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.regular_file import open_regular
 
@@ -82,6 +83,10 @@ _MOST_EXPANDED = 16
 
 _ALWAYS_ALLOWED = 2**24
 """Bytes that any file may unpack or expand to."""
+
+_ESTIMATOR_WAY_OUT = (
+    "where you trust it, load it yourself and save the estimator by skops.io.dump(estimator, 'model.skops')"
+)
 
 _WAY_OUT = "where you trust it, load it yourself and save only model.state_dict(), best as .safetensors"
 
@@ -184,7 +189,8 @@ def read_content(data: bytes, path: Path) -> Any:
         path: The file's name, for messages.
 
     Returns:
-        A :class:`StateDict` of a safetensors file; otherwise what ``torch.save`` was given.
+        A :class:`StateDict` of a safetensors file, or of a skops file, whose only tensor is its bytes; otherwise what
+        ``torch.save`` was given.
 
     Raises:
         UserError: The file is cut off, or would run code when loaded.
@@ -198,6 +204,8 @@ def read_content(data: bytes, path: Path) -> Any:
         return _load_zip(data, path)
     if data.startswith(b"\x80"):
         return _load_pickle(data, path)
+    if path.suffix in {".joblib", ".pkl"}:
+        raise UserError(f"{path} is a compressed pickle, and loading that could run code: {_ESTIMATOR_WAY_OUT}")
     raise UserError(
         f"{path} is neither a safetensors nor a PyTorch file (it begins with {data[:8]!r}): "
         f"give a state dict saved as {', '.join(SUFFIXES)}"
@@ -256,12 +264,16 @@ def _load_zip(data: bytes, path: Path) -> Any:
         raise UserError(f"{path} is a TorchScript archive, which is code and is not loaded: {_WAY_OUT}")
     if "archive_format" in records or any("exported_program" in record for record in records):
         raise UserError(f"{path} is an exported program (.pt2), which is code and is not loaded: {_WAY_OUT}")
-    if "data.pkl" not in records:
+    is_skops = SCHEMA in records
+    if not is_skops and "data.pkl" not in records:
         raise UserError(f"{path} is an archive without PyTorch's data.pkl: give a state dict that torch.save wrote")
     if unpacked > max(_MOST_UNPACKED * len(data), _ALWAYS_ALLOWED):
+        writer = "skops.io.dump" if is_skops else "torch.save"
         raise UserError(
-            f"{path} has {len(data):,} bytes and unpacks to {unpacked:,}: save it again with torch.save, which packs nothing"
+            f"{path} has {len(data):,} bytes and unpacks to {unpacked:,}: save it again with {writer}, which packs nothing"
         )
+    if is_skops:
+        return StateDict({ESTIMATOR: as_tensor(data)})
     try:
         with safe_globals(_PLAIN):
             blocked = get_unsafe_globals_in_checkpoint(io.BytesIO(data))
@@ -314,9 +326,9 @@ def _pickled_names(data: bytes) -> list[str]:
 
 
 def _would_run_code(path: Path, blocked: Iterable[str]) -> UserError:
-    return UserError(
-        f"{path} holds more than tensors, and loading that could run code ({shortened(sorted(set(blocked)))}): {_WAY_OUT}"
-    )
+    names = sorted(set(blocked))
+    way_out = _ESTIMATOR_WAY_OUT if any(name.startswith("sklearn.") for name in names) else _WAY_OUT
+    return UserError(f"{path} holds more than tensors, and loading that could run code ({shortened(names)}): {way_out}")
 
 
 def _preferred_state(content: Any, path: Path) -> StateDict:

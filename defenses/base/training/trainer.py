@@ -23,6 +23,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import InnerPGD, accuracy_under_pgd
+from robustbench_cli.defenses.base.training.at_once import inputs_of, learner_in
 from robustbench_cli.defenses.base.training.augmentations.base.augmentation import augment, build_augmentations
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
 from robustbench_cli.defenses.base.training.epoch_batches import EpochBatches
@@ -259,6 +260,27 @@ class Trainer:
             run = replace(run, frozen=network[:frozen_layers], trained=network[frozen_layers:])
         self._train(replace(run, on_finish=on_finish))
 
+    def fit_at_once(self, network: nn.Module, *, name: str) -> None:
+        """Trains a network that learns from all examples at once, and not by gradients; the recipe has no part in it.
+
+        Args:
+            network: Contains a module that :func:`~.at_once.learner_in` finds.
+            name: Identifies this training among those of the same trainer.
+
+        Raises:
+            UserError: It cannot learn from the examples.
+        """
+        started = time.perf_counter()
+        learner = learner_in(network)
+        assert learner is not None
+        parts = [self.batch(indices) for indices in self.train_indices.split(self.recipe.batch_size)]
+        images = torch.cat([inputs_of(learner, network, images) for images, _ in parts])
+        learner.learn(images, torch.cat([labels for _, labels in parts]), seed=seed_from(self.seed, name))
+        seconds = time.perf_counter() - started
+        self._finished[name] = {"seconds": seconds}
+        self._progress(TrainingProgress(name, 1, 1, None, seconds))
+        network.eval()
+
     def fit_with_gradients(
         self,
         network: nn.Module,
@@ -298,6 +320,11 @@ class Trainer:
         collapse: Collapse | None = None,
     ) -> _Run:
         """Moves a network to the device, and makes what its training needs."""
+        if learner_in(network) is not None:
+            raise UserError(
+                f"{name} follows gradients of the weights, and the model learns from all examples at once: give a defense that "
+                "trains nothing, such as jpeg, or a network"
+            )
         images = self.examples.batch(self.train_indices[:4])[0]
         self._loader.layout = move(network, self.device, images, layout=layout_for_training(network, self.device))
         self._processes.broadcast_first(network.state_dict().values())

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["certify"]
 
-METHODS = ("auto", "intervals", "linear", "branch-and-bound")
+METHODS = ("auto", "distance", "intervals", "linear", "branch-and-bound")
 
 ALPHA = 0.001
 """The default chance that a certificate of smoothing is wrong."""
@@ -61,8 +61,8 @@ ALPHA = 0.001
     type=OneOf(METHODS),
     default="auto",
     group="Certificate",
-    help="How the model itself is certified, without --sigma. auto: the strongest of them that the model allows, with branch and "
-    "bound for small ReLU networks only.  [default: auto]",
+    help="How the model itself is certified, without --sigma. auto: the strongest of them that the model allows: distance for "
+    "linear classifiers, branch and bound for small ReLU networks.  [default: auto]",
 )
 @option(
     "--norm",
@@ -127,7 +127,7 @@ def certify(
     """Certify a model and print its certified accuracy: a lower bound that no attack can break.
 
     With --sigma, it certifies the vote of the model under Gaussian noise, in l2: CERTIFY of Cohen, Rosenfeld and Kolter
-    (ICML 2019). Without it, it certifies the network itself: by interval bounds of its logits (Gowal et al., 2018), by
+    (ICML 2019). Without it, it certifies the network itself: a linear classifier by its exact distances, others by interval bounds of its logits (Gowal et al., 2018), by
     linear relaxation (CROWN, Zhang et al., NeurIPS 2018), or by branch and bound on top of that (Wang et al., NeurIPS
     2021). The result of each image is stored at once, and the same command resumes an interrupted run.
     """

@@ -36,6 +36,7 @@ _OPTIONAL = (
     "timm",
     "huggingface_hub",
     "open_clip_torch",
+    "skops",
     "datasets",
     "webdataset",
     "robustbench",

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skops.io
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+from torch import Tensor
+
+from robustbench_cli.benchmarks.weights import skops_file
+from robustbench_cli.benchmarks.weights.skops_file import as_tensor, read_estimator, write_estimator
+from robustbench_cli.core.errors import UserError
+
+ROWS, LABELS = np.random.default_rng(0).random((60, 5)), np.arange(60) % 3
+
+
+def fitted() -> object:
+    return make_pipeline(StandardScaler(), DecisionTreeClassifier(random_state=0)).fit(ROWS, LABELS)
+
+
+def test_an_estimator_comes_back() -> None:
+    """It predicts the same, though its bytes have other names inside than those that skops gave them."""
+    estimator = fitted()
+    again = read_estimator(write_estimator(estimator))
+    assert np.array_equal(again.predict_proba(ROWS), estimator.predict_proba(ROWS))  # type: ignore[attr-defined]
+    assert skops.io.loads(skops.io.dumps(LogisticRegression().fit(ROWS, LABELS))).classes_.tolist() == [0, 1, 2]
+
+
+def test_equal_estimators_have_equal_bytes() -> None:
+    """Those of skops itself differ, by memory addresses."""
+    assert skops.io.dumps(fitted()) != skops.io.dumps(fitted())
+    assert torch.equal(write_estimator(fitted()), write_estimator(fitted()))
+
+
+def test_other_code_is_not_trusted() -> None:
+    """A pipeline that calls a function, here one that would start a process, is not built."""
+    bomb = make_pipeline(FunctionTransformer(subprocess.getoutput), LogisticRegression())
+    with pytest.raises(UserError, match=r"needs code outside of scikit-learn and NumPy \(subprocess.getoutput\)"):
+        read_estimator(as_tensor(skops.io.dumps(bomb)))
+
+
+@pytest.mark.parametrize("cut", [slice(0, 200), slice(0, 0)])
+def test_damaged_bytes(cut: slice) -> None:
+    data: Tensor = write_estimator(fitted())[cut]
+    with pytest.raises(UserError, match=r"is cut off or damaged .*: save it again"):
+        read_estimator(data)
+
+
+def test_without_skops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the extra."""
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    monkeypatch.setitem(sys.modules, "skops", None)
+    with pytest.raises(UserError, match="scikit-learn model needs skops"):
+        skops_file.write_estimator(fitted())
