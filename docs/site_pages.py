@@ -94,6 +94,7 @@ EXAMPLES = {
         "model",
         "robustbench:",
     ): "advdef attack --model robustbench:Carmon2019Unlabeled --dataset cifar10 --eps 8/255 --n 20",
+    ("model", "sklearn"): "advdef attack --model sklearn:SVC --attack pgd --eps 0.1 --n 20",
     ("model", "timm"): "advdef attack --model timm:resnet18.a1_in1k --dataset imagenet:PATH --eps 4/255 --n 20",
     ("model", "torchvision"): (
         "advdef attack --model torchvision:resnet50 --weights DEFAULT --dataset imagenet:PATH --eps 4/255 --n 20"

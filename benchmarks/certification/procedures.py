@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.certification.by_linear_relaxation import Linear
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.surgery.interval_bounds import is_boundable
+from robustbench_cli.defenses.base.training.at_once import learner_in
 
 __all__ = ["CERTIFICATE_FLAGS", "ImageRecord", "Procedure", "choose", "identity_of", "procedure_of"]
 
@@ -84,8 +85,14 @@ def choose(
         branches: See :class:`~.by_branch_and_bound.BranchAndBound`; ``None`` for its default.
 
     Raises:
-        UserError: The model cannot be certified by this method, or a value does not fit the method.
+        UserError: The model cannot be certified by this method, a value does not fit the method, or nothing is known of the
+            model before its training.
     """
+    learner = learner_in(model)
+    if learner is not None and not learner.has_learned:
+        raise UserError(
+            "before its training, nothing says how this model can be certified: train it by 'advdef train', and give --checkpoint"
+        )
     if method == "auto":
         method = _strongest(model, images, eps=eps, norm=norm, split=branches is not None)
     if branches is not None and method != "branch-and-bound":

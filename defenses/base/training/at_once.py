@@ -13,6 +13,11 @@ __all__ = ["LearnsAtOnce", "inputs_of", "learner_in"]
 class LearnsAtOnce(nn.Module, ABC):
     """A module that learns in one call, such as an estimator of scikit-learn."""
 
+    @property
+    @abstractmethod
+    def has_learned(self) -> bool:
+        """Whether it classifies images; before, its logits are all equal."""
+
     @abstractmethod
     def learn(self, images: Tensor, labels: Tensor, *, seed: int) -> None:
         """Learns in place.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.certification.by_branch_and_bound import BranchAndBound
+from robustbench_cli.benchmarks.certification.by_distance import BoundaryDistance
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
@@ -18,6 +19,8 @@ from robustbench_cli.benchmarks.certification.procedures import (
     identity_of,
     procedure_of,
 )
+from robustbench_cli.benchmarks.models.base.estimators.names import EstimatorName
+from robustbench_cli.benchmarks.models.base.estimators.network import EstimatorNetwork
 from robustbench_cli.core.errors import UserError
 
 
@@ -28,6 +31,7 @@ from robustbench_cli.core.errors import UserError
         Intervals(),
         LinearRelaxation(eps=(0.1, 0.05), norm="l2"),
         BranchAndBound(eps=(0.1,), branches=20),
+        BoundaryDistance(norm="l2"),
     ],
 )
 def test_a_procedure_is_read_back_from_its_identity(procedure: Procedure) -> None:
@@ -111,3 +115,18 @@ def test_a_method_that_does_not_fit(model: nn.Module, more: dict[str, Any], mess
 def test_every_flag_has_a_text() -> None:
     """The flags that the procedures raise are those of the legend."""
     assert set(CERTIFICATE_FLAGS) == {"no-noise-training", "other-noise", "no-bound-training"}
+
+
+def test_a_linear_classifier_has_its_exact_distance() -> None:
+    """Whatever the radii and the norm; branches are for other networks."""
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(2, 1, 2, 2)
+    assert choose("auto", model, images, eps=(0.1,), norm="l1") == BoundaryDistance(norm="l1")
+    assert choose("auto", model, images, eps=()) == choose("distance", model, images, eps=()) == BoundaryDistance()
+    with pytest.raises(UserError, match="--branches is for --method branch-and-bound, not distance"):
+        choose("distance", model, images, eps=(0.1,), branches=5)
+
+
+def test_an_estimator_that_is_not_fitted_yet() -> None:
+    network = EstimatorNetwork(EstimatorName("LinearSVC"), shape=(1, 2, 2), classes=3)
+    with pytest.raises(UserError, match=r"before its training, nothing says how .*: train it by 'advdef train'"):
+        choose("auto", network, torch.rand(2, 1, 2, 2), eps=(0.1,))

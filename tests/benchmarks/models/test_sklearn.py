@@ -56,7 +56,7 @@ def test_a_defense_without_a_training_goes_around_it() -> None:
     wrapped = cache.trained(cache.training(model=TREE, defenses=(jpeg,))).load()
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert wrapped(images).shape == plain(images).shape
-    assert torch.equal(wrapped.state_dict()[[*wrapped.state_dict()][0]], plain.state_dict()["estimator"])
+    assert torch.equal(wrapped.state_dict()[next(iter(wrapped.state_dict()))], plain.state_dict()["estimator"])
 
 
 def test_a_file_of_skops_needs_no_name(fitted: LogisticRegression, tmp_path: Path) -> None:
@@ -85,7 +85,9 @@ def test_other_files_of_skops_are_refused(tmp_path: Path) -> None:
     skops.io.dump(LogisticRegression(max_iter=1, tol=1e9).fit(pixels[:, :32], labels), tmp_path / "half.skops")
     with pytest.raises(UserError, match="LinearRegression of scikit-learn is a regressor"):
         load_checkpoint(tmp_path / "regressor.skops", **FOREIGN)
-    with pytest.raises(UserError, match="half.skops does not fit .*: estimator takes 32 features, and an image has 64"):
+    with pytest.raises(
+        UserError, match=r"half.skops does not fit .*: estimator takes 32 features, and an image has 64"
+    ):
         load_checkpoint(tmp_path / "half.skops", **FOREIGN)
 
 

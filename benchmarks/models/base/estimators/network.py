@@ -53,6 +53,10 @@ class EstimatorNetwork(ResizedLayer, LearnsAtOnce):
         self.layers: nn.Sequential | None = None
         self.register_buffer(ESTIMATOR, torch.zeros(0, dtype=torch.uint8))
 
+    @property
+    def has_learned(self) -> bool:
+        return self.fitted is not None
+
     def learn(self, images: Tensor, labels: Tensor, *, seed: int) -> None:
         """Fits the estimator on all examples at once; see :class:`~robustbench_cli.defenses.base.training.at_once.LearnsAtOnce`.
 
@@ -137,7 +141,7 @@ class EstimatorNetwork(ResizedLayer, LearnsAtOnce):
         if self.layers is not None:
             logits: Tensor = self.layers(images)
             return logits
-        if self.fitted is None or not len(images):
+        if not (self.has_learned and len(images)):
             return images.new_zeros(len(images), self.classes)
         if images.requires_grad and torch.is_grad_enabled():
             raise NoGradientError(

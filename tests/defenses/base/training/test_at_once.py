@@ -18,6 +18,11 @@ class NearestMean(LearnsAtOnce):
         super().__init__()
         self.register_buffer("means", torch.zeros(2, 4))
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether the means are known."""
+        return bool(self.means.any())
+
     def learn(self, images: Tensor, labels: Tensor, *, seed: int) -> None:
         """Takes the means of both classes."""
         self.means = torch.stack([images[labels == label].flatten(1).mean(0) for label in (0, 1)])
