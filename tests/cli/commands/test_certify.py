@@ -114,7 +114,10 @@ def test_a_contradicted_proof_is_an_internal_error(advdef: Advdef, here: Path) -
     ("options", "message"),
     [
         (("--method", "linear", "--eps", "0"), "the method linear tries given radii: give an --eps above 0"),
-        (("--method", "crown"), "unknown method 'crown' (choose from auto, intervals, linear, branch-and-bound)"),
+        (
+            ("--method", "crown"),
+            "unknown method 'crown' (choose from auto, distance, intervals, linear, branch-and-bound)",
+        ),
         (("--norm", "l2"), "no default eps for l2: pass --eps"),
         (("--norm", "l2", "--method", "intervals", "--eps", "1"), "interval bounds are in linf, not in l2"),
         (("--sigma", "0.25", "--norm", "l2"), "--norm is for a certificate of the model itself"),
