@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from robustbench_cli.defenses.base.families import family_label
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -466,6 +468,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("parameters", "count", lambda row: row.of_size("parameters"), gate="lower"),
     Column("nonzero", "count", lambda row: row.of_size("nonzero"), gate="lower"),
     Column("macs", "count", lambda row: row.of_size("macs"), gate="lower"),
+    Column("family", "text", lambda row: family_label(spec.name for spec in row.cell.defenses)),
 )
 """The columns, in the order of the CSV file."""
 

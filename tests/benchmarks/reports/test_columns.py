@@ -102,7 +102,7 @@ def test_a_cell_without_a_result_has_only_what_describes_it(make_cell: MakeCell)
     present = {name for name, value in values.items() if value is not None}
     assert present == {
         *("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed"),
-        *("cell", "eps_value", "checkpoint_sha256", "accounting"),
+        *("cell", "eps_value", "checkpoint_sha256", "accounting", "family"),
     }
     assert values["cell"] == cell.id
 
