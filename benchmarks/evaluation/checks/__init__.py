@@ -101,16 +101,22 @@ def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Find
 def raised_flags(moment: Callable[[Check], bool]) -> set[str]:
     """The names of the checks that raise their flag at one moment.
 
-    No check may lose a result: an error of a check becomes the flag ``check-failed``.
+    No check may lose a result: an error of a check becomes the flag ``check-failed``. A check that needs a gradient raises
+    nothing where there is none: that is the flag ``no-gradients``.
 
     Args:
         moment: Runs one method of a check.
     """
+    # Every command imports this module, and most start without torch.
+    from robustbench_cli.attacks.base.models.passes import NoGradientError
+
     flags = set()
     for check in load_checks():
         try:
             if moment(check):
                 flags.add(check.name)
+        except NoGradientError:
+            continue
         except Exception:
             _logger.warning("the check %s failed", check.name, exc_info=True)
             flags.add(FAILED)

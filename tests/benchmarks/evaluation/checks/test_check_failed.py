@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.benchmarks.evaluation.checks import load_checks, raised_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 
@@ -13,6 +14,17 @@ def test_an_error_of_any_check_raises_this_flag() -> None:
         return check.name == "unchanged"
 
     assert raised_flags(moment) == {"check-failed", "unchanged"}
+
+
+def test_a_check_without_its_gradient_has_not_failed() -> None:
+    """The flag ``no-gradients`` says why it finds nothing."""
+
+    def moment(check: Check) -> bool:
+        if check.name == "wrong-gradient":
+            raise NoGradientError
+        return check.name == "no-gradients"
+
+    assert raised_flags(moment) == {"no-gradients"}
 
 
 def test_it_is_the_last_flag_of_a_row() -> None:
