@@ -298,6 +298,11 @@ class _Plan:
     file: str
     cells: Callable[[Sequence[Cell]], SuiteCells | None]
 
+    @property
+    def advice(self) -> str:
+        """What computes its missing cells."""
+        return f"run 'advdef sweep {self.file}' with the same store; --dry-run says if a stored one is stale, and why"
+
 
 @dataclass
 class _Content:
@@ -355,9 +360,7 @@ class _Content:
         advice = _RESUME
         if plan is not None and (suite := plan.cells([result.cell for result, _ in results.values()])) is not None:
             results, failures, requested = _of_suite(suite, results, failures)
-            advice = (
-                f"run 'advdef sweep {plan.file}' with the same store; --dry-run says if a stored one is stale, and why"
-            )
+            advice = plan.advice
         intact: list[Result] = []
 
         def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
