@@ -16,18 +16,18 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, steepest_ascent
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["DecisionBoundary", "Walk"]
+__all__ = ["HALVINGS", "DecisionBoundary", "Walk"]
 
 _BLENDS = (0.15, 0.4, 1.0)
 """Shares of the way from the image to each start at which the goal is tested."""
 
-_HALVINGS = 12
-"""Steps of the bisection for the boundary."""
+HALVINGS = 12
+"""Steps of the bisection for the boundary, unless the attack sets them."""
 
 _PROBE = 0.01
 """The l2 distance of an estimate's sample points from the iterate, relative to the iterate's distance from the image.
 
-It is large compared with the error that :data:`_HALVINGS` bisections leave.
+It is large compared with the error that :data:`HALVINGS` bisections leave.
 """
 
 _OUTWARD = (1.0005, 1.005, 1.02, 1.1)
@@ -84,6 +84,7 @@ class DecisionBoundary:
         labels: ``(N,)``.
         threat: Its norm and goal are used.
         attack: The name of the attack, for messages.
+        halvings: Steps of the bisection for the boundary.
 
     Attributes:
         images: ``(N, C, H, W)``.
@@ -91,12 +92,22 @@ class DecisionBoundary:
         queries: The number of queries for each image.
     """
 
-    def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, *, attack: str) -> None:
+    def __init__(
+        self,
+        source: GradientSource,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        *,
+        attack: str,
+        halvings: int = HALVINGS,
+    ) -> None:
         self._source = source
         self.images = images
         self._labels = labels
         self._threat = threat
         self._attack = attack
+        self._halvings = halvings
         self._length = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
         self.best = images.clone()
         self.queries = 0
@@ -122,7 +133,7 @@ class DecisionBoundary:
     @property
     def cost_of_return(self) -> int:
         """Queries of :meth:`towards_image`, :meth:`update` and :meth:`confirmed` together, for each image."""
-        return _HALVINGS + self.cost_of_update
+        return self._halvings + self.cost_of_update
 
     def distance(self, points: Tensor) -> Tensor:
         """The distances ``(N, P)`` of points ``(N, P, C, H, W)`` from the images."""
@@ -219,24 +230,27 @@ class DecisionBoundary:
             reached: ``(N,)``, whether they do. Other points are returned as they are.
         """
         low, high = torch.zeros_like(self._length), torch.ones_like(self._length)
-        for _ in range(_HALVINGS):
+        for _ in range(self._halvings):
             middle = (low + high) / 2
             reaches = self.reaches(self.at(outside, middle[:, None]).squeeze(1))
             low, high = torch.where(reaches, low, middle), torch.where(reaches, middle, high)
         return torch.where(per_image(reached, outside), self.at(outside, high[:, None]).squeeze(1), outside)
 
-    def normal(self, iterates: Tensor, samples: int, random: Random) -> Tensor:
+    def normal(self, iterates: Tensor, samples: int, random: Random, *, radius: Tensor | None = None) -> Tensor:
         """Estimates the normal of the decision boundary by Monte Carlo sampling, with the mean decision as a baseline.
 
         Args:
             iterates: ``(N, C, H, W)``, points of the boundary.
             samples: Number of sample points for each.
             random: Random numbers for each image.
+            radius: ``(N,)``, the l2 distance of the sample points from the iterates; by default in proportion to the distance of
+                the iterate from the image.
 
         Returns:
             ``(N, C, H, W)``, the steepest direction towards the goal, of length 1 in the norm of the threat.
         """
-        radius = _PROBE * (iterates - self.images).flatten(1).norm(dim=1)
+        if radius is None:
+            radius = _PROBE * (iterates - self.images).flatten(1).norm(dim=1)
         weighted, shifts, total = (
             torch.zeros_like(iterates),
             torch.zeros_like(iterates),
