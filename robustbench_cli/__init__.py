@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from robustbench_cli.defenses.deadwooding import Deadwooding as Deadwooding
     from robustbench_cli.defenses.defensive_distillation import DefensiveDistillation as DefensiveDistillation
     from robustbench_cli.defenses.defensive_dropout import DefensiveDropout as DefensiveDropout
+    from robustbench_cli.defenses.dsara import DSARA as DSARA
     from robustbench_cli.defenses.fast_at import FastAT as FastAT
     from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing as FeatureSqueezing
     from robustbench_cli.defenses.free_at import FreeAT as FreeAT

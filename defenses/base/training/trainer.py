@@ -210,6 +210,19 @@ class Trainer:
         with seeded(seed):
             yield seed
 
+    @contextmanager
+    def training_on(self, indices: Tensor) -> Iterator[None]:
+        """Trains on some of the examples only, within the context.
+
+        Args:
+            indices: ``(n,)``, among :attr:`train_indices`.
+        """
+        every, self.train_indices = self.train_indices, indices
+        try:
+            yield
+        finally:
+            self.train_indices = every
+
     def steps(self, items: Sequence[Item], *, name: str) -> Iterator[Item]:
         """Yields items, and reports after each that its step is done.
 

@@ -1,0 +1,1 @@
+"""Networks of cells whose operations are searched."""
