@@ -47,7 +47,7 @@ class DSARA(PGDAT):
     Accurate cells are near the input, robust cells near the output, and a reduction cell is before each third of the network.
     The paper's text was not at hand, only its abstract. The search follows the authors' code for the journal version ARNAS
     (CVPR 2024, arXiv 2405.05502), in which the first stage is a line without effect. It is made smaller here: two nodes in a
-    cell instead of four, fewer cells, and normalizations without factors.
+    cell instead of four, fewer cells, and normalizations in the cells without factors.
     """
 
     paper: ClassVar[str] = (

@@ -12,6 +12,7 @@ from statistics import median
 import torch
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.comparison.architectures import compare_architectures
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, unbroken
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead, training_overhead
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         choices=(
             *("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage", "gallery"),
-            *("stores", "latency"),
+            *("stores", "latency", "architectures"),
         ),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
@@ -81,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "coverage: simulated evaluations, how often intervals, paired tests and early gates err; "
         "gallery: what the checks and AutoAttack notice in broken defenses, and the false alarms on honest models; "
         "stores: the processor time and the memory of commands on large stores and suites; "
-        "latency: a forward pass of defended models over that of their networks without defenses",
+        "latency: a forward pass of defended models over that of their networks without defenses; "
+        "architectures: the percentile of one of the defense dsara among random ones of equal cost",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
     parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
@@ -107,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cells", nargs="+", type=int, default=[10_000, 50_000], help="results in the stores for stores (10000 50000)"
     )
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="the models for latency")
+    parser.add_argument(
+        "--architecture", default="", help="the one for architectures, as in --model dsara:ARCHITECTURE"
+    )
+    parser.add_argument("--random", type=int, default=20, help="random architectures of equal cost (20)")
     _add_gallery(parser.add_argument_group("gallery"))
     return parser
 
@@ -156,6 +162,13 @@ def main() -> None:
         "gallery": lambda: run_gallery(_gallery_run(options)),
         "stores": lambda: compare_stores(cells=options.cells, turns=options.turns),
         "latency": lambda: compare_latency(options.checkpoints, turns=options.turns),
+        "architectures": lambda: compare_architectures(
+            options.architecture,
+            count=options.random,
+            epochs=options.epochs,
+            images=options.images,
+            jobs=options.jobs,
+        ),
     }
     if options.what in without_models:
         try:

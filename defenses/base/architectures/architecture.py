@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
 from typing import Self
+
+import torch
 
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -88,7 +89,7 @@ class Architecture:
         return cls(int(numbers[1]), int(numbers[2]), tuple(tuple(cell.split("-")) for cell in cells))
 
     @classmethod
-    def draw(cls, cells: int, width: int, generator: random.Random) -> Self:
+    def draw(cls, cells: int, width: int, generator: torch.Generator) -> Self:
         """A random architecture: two edges of each node, and an operation of each of them, all equally likely.
 
         Args:
@@ -100,8 +101,9 @@ class Architecture:
         for _ in KINDS:
             names: list[str] = []
             for sources in EDGES:
-                kept = generator.sample(sources, 2)
-                names += [generator.choice(OPERATIONS) if source in kept else NONE for source in sources]
+                kept = torch.randperm(len(sources), generator=generator)[:2].tolist()
+                drawn = torch.randint(len(OPERATIONS), (len(sources),), generator=generator).tolist()
+                names += [OPERATIONS[index] if source in kept else NONE for source, index in enumerate(drawn)]
             operations.append(tuple(names))
         return cls(cells, width, tuple(operations))
 

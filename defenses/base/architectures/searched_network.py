@@ -118,7 +118,7 @@ class SearchedNetwork(ResizedLayer):
         """Replaces the network."""
         self._mixes = searching
         self.searching.fill_(searching)
-        self.network = self._built().to(self.alphas.device)
+        self.network = self._built().to(self.alphas.device).train(self.training)
 
     def _built(self) -> CellNetwork:
         """A new network, of all operations or of the architecture."""

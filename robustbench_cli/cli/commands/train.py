@@ -76,7 +76,7 @@ def train(
     Run the same command again to resume an interrupted training; a finished one is not repeated.
     With --set train.held_out=, train.ema= or train.swa_start= the latest, averaged and best weights are all kept: the selected
     ones in the checkpoint, the others in FILE.latest.safetensors and so on beside it. Images that the defense learns, as
-    advkip does, are in FILE.learned.npz.
+    advkip does, are in FILE.learned.npz; an architecture that it finds, as dsara does, is printed as a --model.
     Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
     from robustbench_cli.benchmarks.checkpoints.footprint import footprint
@@ -107,7 +107,8 @@ def train(
     kind, draws = ("randomized", " under one draw each") if defended.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * correct:.1f}{draws} on {images:,} test images"
     lines = [f"{output}: {training.label}, {kind}, {accuracy}", str(footprint(defended))]
-    console.report("\n".join([*lines, *_weights_lines(defended, model.cache), *_learned_lines(defended, model.cache)]))
+    lines += [*_weights_lines(defended, model.cache), *_learned_lines(defended, model.cache)]
+    console.report("\n".join([*lines, *_architecture_lines(defended)]))
 
 
 def _weights_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
@@ -146,6 +147,15 @@ def _learned_lines(defended: DefendedModel, cache: ModelCache) -> Iterator[str]:
         file = defended.path.with_suffix(".learned.npz")
         count = write_learned_data(learned, cache.data, file)
         yield f"learned: {count:,} images, as training data for --dataset npz:{file}"
+
+
+def _architecture_lines(defended: DefendedModel) -> Iterator[str]:
+    """A line for an architecture that the model has searched: the option that names it."""
+    from robustbench_cli.defenses.base.architectures.searched_network import SearchedNetwork
+
+    for module in defended.load().modules():
+        if isinstance(module, SearchedNetwork):
+            yield f"architecture, for any other training: --model dsara:{module.architecture}"
 
 
 def _require_one_length(

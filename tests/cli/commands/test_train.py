@@ -277,3 +277,20 @@ def test_learned_images_train_another_network(advdef: Advdef, here: Path) -> Non
     )
     assert network.code == 0
     assert "on 500 test images" in network.out
+
+
+def test_a_searched_architecture_is_a_model(advdef: Advdef, here: Path) -> None:
+    """A line names it; any training, attack and description takes the name."""
+    options = ("--set", "train.epoch_fraction=0.1", "--epochs", "1")
+    found = advdef(
+        "train", "--defense", "dsara", "--set", "steps=1", "--set", "width=1", *options, "-o", "a.safetensors"
+    )
+    assert found.code == 0
+    line = found.out.splitlines()[-1]
+    assert line.startswith("architecture, for any other training: --model dsara:4x1,")
+    name = line.rpartition(" ")[2]
+    assert advdef("train", "--model", name, "--defense", "fast-at", *options, "-o", "b.safetensors").code == 0
+    attacked = advdef("attack", "--checkpoint", "b.safetensors", "--attack", "fgsm", "--n", "4", "--output", "r.json")
+    assert attacked.code == 0
+    assert advdef("attack", "--checkpoint", "a.safetensors", "--attack", "fgsm", "--n", "4").code == 0
+    assert advdef("show", "model", "dsara").code == 0
