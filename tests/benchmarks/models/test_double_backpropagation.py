@@ -48,6 +48,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wrn-28-10": partial(WideResNet, depth=10, width=1, channels=3, classes=4),
     "wrn-34-10:silu": partial(WideResNet, depth=10, width=1, channels=3, classes=4, activation=nn.SiLU),
     "wrn-70-16:deepmind": partial(DeepMindWideResNet, depth=10, width=1, channels=3, classes=4),
+    "dsara": partial(_small, "dsara"),
     "robust-wrn": partial(robust_wrn, shape=(3, 32, 32), classes=4, argument="1x1"),
     "timm": partial(build_model, "timm:test_vit", shape=(3, 32, 32), classes=4),
     "torchvision": partial(build_model, "torchvision:squeezenet1_1", shape=(3, 32, 32), classes=4),

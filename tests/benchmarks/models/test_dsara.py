@@ -29,5 +29,5 @@ def test_the_parameters_of_an_architecture() -> None:
 
 
 def test_a_name_that_is_no_architecture() -> None:
-    with pytest.raises(UserError, match="the accurate cell has no operation 'conv3'"):
+    with pytest.raises(UserError, match=r"^model dsara: the accurate cell has no operation 'conv3'"):
         dsara(shape=(1, 8, 8), classes=7, argument=f"4x1,{CELLS}".replace("sep3", "conv3", 1))
