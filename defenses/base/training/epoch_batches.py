@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,6 +56,16 @@ class EpochBatches:
     def count(self) -> int:
         """The number of batches in an epoch."""
         return math.ceil(self.images / self._recipe.batch_size)
+
+    def only(self, indices: Tensor) -> Self:
+        """The same with fewer examples to train on.
+
+        Args:
+            indices: ``(n,)``, among :attr:`train_indices`.
+        """
+        fewer = copy.copy(self)
+        fewer.train_indices = indices
+        return fewer
 
     def of_epoch(self, seed: int) -> Sequence[Tensor]:
         """The batches of an epoch, each the indices of its examples.

@@ -217,11 +217,11 @@ class Trainer:
         Args:
             indices: ``(n,)``, among :attr:`train_indices`.
         """
-        every, self.train_indices = self.train_indices, indices
+        every, self._batches = self._batches, self._batches.only(indices)
         try:
             yield
         finally:
-            self.train_indices = every
+            self._batches = every
 
     def steps(self, items: Sequence[Item], *, name: str) -> Iterator[Item]:
         """Yields items, and reports after each that its step is done.

@@ -43,3 +43,11 @@ def test_held_out_examples_are_in_no_batch() -> None:
     assert not {*taken.tolist()} & {*batches.held_out_indices.tolist()}
     assert taken.max() < 1297 + 2000
     assert (taken >= 1297).double().mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_fewer_examples() -> None:
+    """An epoch takes each of them once, and the whole stays as it was."""
+    whole = EpochBatches(EXAMPLES, Recipe(batch_size=500), seed=0)
+    fewer = whole.only(torch.tensor([1, 4, 7]))
+    assert sorted(torch.cat([*fewer.of_epoch(5)]).tolist()) == [1, 4, 7]
+    assert (fewer.images, whole.images) == (3, 1297)
