@@ -23,12 +23,13 @@ def as_trained(network: nn.Module) -> nn.Module:
     """Gives a network's batch normalizations statistics, as a training does, and puts it in ``eval()`` mode."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                assert tensor is not None
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                assert tensor is not None
-                tensor.normal_(0, 0.1)
+            assert module.running_var is not None
+            assert module.running_mean is not None
+            module.running_var.uniform_(0.5, 1.5)
+            module.running_mean.normal_(0, 0.1)
+            if module.affine:
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(0, 0.1)
     return network.eval()
 
 
