@@ -13,5 +13,5 @@ registry = Registry(
     kind="model",
     package=__name__,
     argument=r"[\w.,-]+",
-    own_argument=r"\w[\w.,-]*(/\w[\w.,-]*)*(@\w[\w.-]*)?(\?[\w=&%.,-]*)?",
+    own_argument=r"\w[\w.,-]*(=\w[\w.,-]*)*(/\w[\w.,-]*)*(@\w[\w.-]*)?(\?[\w=&%.,-]*)?",
 )

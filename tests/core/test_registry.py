@@ -247,6 +247,7 @@ def test_what_a_file_names_is_installed_by_exact_match(
         *(("torchvision:resnet18@IMAGENET1K_V1", True), ("torchvision:owner/name@v1", True), ("torchvision:x@", False)),
         *(("torchvision:a/../b", False), ("torchvision:../a", False), ("torchvision:a//b", False)),
         *(("torchvision:a/b@/evil", False), ("torchvision:a@b/c", False)),
+        *(("robust-wrn:1x1,last=1.5", True), ("robust-wrn:last=/evil", False), ("robust-wrn:=x", False)),
     ],
 )
 def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> None:

@@ -1,4 +1,4 @@
-"""The flag of rows whose attacks all follow the model's own gradients."""
+"""The flag of rows whose attacks all follow gradients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ __all__ = ["QuickLook"]
 class QuickLook(Check):
     """A standard or thorough audit of the model replaces attacks without gradients."""
 
-    text: ClassVar[str] = (
-        "all attacks follow the model's own gradients, so the robust accuracy may be overstated where these mislead"
-    )
+    text: ClassVar[str] = "all attacks follow gradients, so the robust accuracy may be overstated where these mislead"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "At a radius, every stored attack only follows gradients, the robust accuracy is above a tenth of the clean accuracy, and "

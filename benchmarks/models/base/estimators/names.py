@@ -72,8 +72,12 @@ class EstimatorName:
     def __init__(self, text: str) -> None:
         names, _, query = text.partition("?")
         self.steps = tuple(names.split(","))
-        self.parameters = dict(parse_qsl(query, keep_blank_values=True))
+        self.parameters = _parameters(query)
         *transformers, classifier = self.steps
+        if any(classifier in names for names in _TRANSFORMERS.values()):
+            raise UserError(
+                f"{classifier} of scikit-learn is a transformer: the classifier comes last, as in sklearn:PCA,SVC"
+            )
         for name in transformers:
             _require(name, [_TRANSFORMERS], kind="transformer")
         if classifier.endswith(_REGRESSORS) and classifier != "LogisticRegression":
@@ -120,6 +124,23 @@ class EstimatorName:
             return estimator.set_params(**(seeds | values))
         except Exception as error:
             raise UserError(f"sklearn:{self.text} cannot be built: {one_line(error)}") from error
+
+
+def _parameters(query: str) -> dict[str, str]:
+    """The values of ``NAME=VALUE&...``.
+
+    Raises:
+        UserError: One has no value, or is given twice.
+    """
+    pairs = parse_qsl(query, keep_blank_values=True)
+    for key, value in pairs:
+        if not value:
+            raise UserError(f"the parameter {key} of the estimator has no value: give {key}=VALUE")
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in {before for before, _ in pairs[:number]})
+        raise UserError(f"the estimator has the parameter {twice} twice: give it once")
+    return values
 
 
 def name_of(estimator: Any) -> str:

@@ -32,7 +32,10 @@ def test_equal_names_have_one_form() -> None:
         ("SVR", "SVR of scikit-learn is a regressor, which predicts no classes"),
         ("svc", "did you mean 'SVC'"),
         ("Scaler,SVC", "no transformer 'Scaler'"),
-        ("SVC,PCA", "no transformer 'SVC'"),
+        ("SVC,PCA", "PCA of scikit-learn is a transformer: the classifier comes last"),
+        ("SVC,SVC", "no transformer 'SVC'"),
+        ("SVC?C", "the parameter C of the estimator has no value: give C=VALUE"),
+        ("SVC?C=10&C=20", "the estimator has the parameter C twice"),
         ("SVC?c=3", "sklearn:SVC has no parameter 'c': did you mean 'C'"),
     ],
 )
