@@ -56,6 +56,7 @@ __all__ = [
     "method_spec",
     "model_size",
     "open_defended_model",
+    "specs_by_rule",
     "usual_values",
 ]
 
@@ -111,8 +112,8 @@ class DefendedModel:
     @property
     def decision(self) -> DecisionRule | None:
         """The decision rule of its draws; ``None`` if it has no randomized defense."""
-        randomized = [spec for spec in self.defenses if issubclass(defenses.load(spec.name), RandomizedDefense)]
-        return randomized[-1].parameters["decision"] if randomized else None
+        last = _last_randomized(self.defenses)
+        return None if last is None else self.defenses[last].parameters["decision"]
 
     def load(self) -> nn.Module:
         """The model, in ``eval()`` mode; see :func:`load_defended_model`."""
@@ -335,23 +336,47 @@ def change_decision_rule(
     Raises:
         UserError: The draws of this defense cannot decide by that rule.
     """
-    built = [spec.build(defenses) for spec in info.defenses]
-    randomized = [index for index, defense in enumerate(built) if isinstance(defense, RandomizedDefense)]
-    if not randomized:
+    last = _last_randomized(info.defenses)
+    if last is None:
         return model, info
-    last, specs = randomized[-1], list(info.defenses)
-    draws = draws or built[last].draws
-    parameters = {**specs[last].parameters, "decision": decision, "draws": draws}
-    spec = method_spec(defenses, specs[last].name, parameters).spec
-    # A parameter that follows from the data set's radius was not changed by the user, though it is no default either.
-    changed = tuple(key for key in spec.changed if key in ("decision", "draws", *specs[last].changed))
-    specs[last] = spec.model_copy(update={"changed": changed})
+    defense = info.defenses[last].build(defenses)
+    draws = draws or defense.draws
     example = example_images(info.shape)[:1]
-    if built[last].decision == "one-draw":
+    if defense.decision == "one-draw":
         model = with_decision_rule(model, decision, draws=draws, example=example)
     else:
         model = _replace_rule(model, decision, draws=draws, example=example)
-    return model.eval(), info.model_copy(update={"defenses": tuple(specs)})
+    specs = specs_by_rule(decision, info.defenses, draws=draws)
+    return model.eval(), info.model_copy(update={"defenses": specs})
+
+
+def specs_by_rule(
+    decision: DecisionRule, specs: tuple[MethodSpec, ...], *, draws: int | None = None
+) -> tuple[MethodSpec, ...]:
+    """A model's defenses with another decision rule; unchanged if none is randomized.
+
+    Args:
+        decision: Replaces the rule of the last randomized defense.
+        specs: The defenses, in order.
+        draws: The draws of a mean or a vote; the defense's own number by default.
+    """
+    last = _last_randomized(specs)
+    if last is None:
+        return specs
+    former = specs[last]
+    parameters = {**former.parameters, "decision": decision, "draws": draws or former.build(defenses).draws}
+    spec = method_spec(defenses, former.name, parameters).spec
+    # A parameter that follows from the data set's radius was not changed by the user, though it is no default either.
+    changed = tuple(key for key in spec.changed if key in ("decision", "draws", *former.changed))
+    return (*specs[:last], spec.model_copy(update={"changed": changed}), *specs[last + 1 :])
+
+
+def _last_randomized(specs: Sequence[MethodSpec]) -> int | None:
+    """The position of the last randomized defense, or ``None``."""
+    positions = [
+        position for position, spec in enumerate(specs) if issubclass(defenses.load(spec.name), RandomizedDefense)
+    ]
+    return positions[-1] if positions else None
 
 
 def _replace_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:

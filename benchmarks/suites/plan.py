@@ -18,6 +18,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import (
     for_classes,
     method_spec,
     open_defended_model,
+    specs_by_rule,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.corruptions.base.examples import source_examples
@@ -127,7 +128,11 @@ class PlannedModel:
         """
         if self.training is None or self.base is not None:
             return True
-        return suite.may_want(self.training.model, self.training.defenses)
+        specs = self.training.defenses
+        if self.decision is not None:
+            # It is part of the label of a defense.
+            specs = specs_by_rule(self.decision, specs)
+        return suite.may_want(self.training.model, specs)
 
     @cached_property
     def expected(self) -> DefendedModel:

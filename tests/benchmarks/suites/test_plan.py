@@ -181,6 +181,16 @@ def test_what_is_left_out_need_not_fit_together(planned: Callable[[str], Plan]) 
         planned(f"{suite}, include: [{{defense: none}}, {{model: small-cnn, attack: pdg}}]}}")
 
 
+def test_a_condition_may_name_the_decision_rule_with_the_defense(planned: Callable[[str], Plan]) -> None:
+    """It is part of the label, whether the suite sets it or the defense."""
+    suite = "{n: 5, model: small-cnn, defenses: [{name: gaussian-noise%s}], decision: [mean, vote], attacks: fgsm, %s}"
+    for parameters, condition in (
+        ("", "include: {defense: gaussian-noise(decision=vote)}"),
+        (", decision: mean", "exclude: {defense: gaussian-noise(decision=mean)}"),
+    ):
+        assert [model.decision for model in planned(suite % (parameters, condition)).models] == ["vote"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
