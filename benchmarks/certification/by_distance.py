@@ -17,7 +17,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.network import Network
-from robustbench_cli.benchmarks.certification.bounds.operations import Exact
+from robustbench_cli.benchmarks.certification.bounds.operations import Box, Exact
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
 from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
@@ -123,8 +123,7 @@ class BoundaryDistance:
         Raises:
             UserError: The model is not linear.
         """
-        if not is_linear(Network(model, images)):
-            raise UserError("the method distance is for linear classifiers, and this model is none: give --method auto")
+        _linear_network(model, images)
 
     def examine(
         self,
@@ -152,7 +151,7 @@ class BoundaryDistance:
         Raises:
             UserError: The model is not linear.
         """
-        self.require(model, images[:1])
+        errors = _rounding_errors(_linear_network(model, images[:1])).to(device)
         model = copy.deepcopy(model).to(device)
         size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
         weights = _weights(model, images[:1].to(device))
@@ -161,21 +160,24 @@ class BoundaryDistance:
                 started = time.perf_counter()
                 rows = images[batch].to(device)
                 logits = logits_of(model, rows, size)
-                labels, radii = logits.argmax(1), self._radii(weights, logits, rows.flatten(1).double())
+                labels, radii = logits.argmax(1), self._radii(weights, errors, logits, rows.flatten(1).double())
                 seconds = (time.perf_counter() - started) / len(rows)
                 for index, label, radius in zip(indices[batch], labels.tolist(), radii.tolist(), strict=True):
                     yield CertifiedRadius(index=index, predicted=label, radius=radius, seconds=seconds)
 
-    def _radii(self, weights: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    def _radii(self, weights: Tensor, errors: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """The radii ``(N,)`` that are proven in spite of the rounding of the logits and of an attack's images.
 
         Args:
             weights: ``(K, D)``.
+            errors: ``(K,)``, bounds of the rounding errors of the logits.
             logits: ``(N, K)``.
             rows: ``(N, D)``.
         """
         labels = logits.argmax(1, keepdim=True)
-        margins = (logits.gather(1, labels) - logits - rounding(logits)[:, None]).double().clamp_min(0)
+        margins = (logits.gather(1, labels) - logits - rounding(logits)[:, None]).double()
+        # Two logits are rounded, here and at the attack's image.
+        margins = (margins - 2 * (errors + errors[labels])).clamp_min(0)
         steps = weights - weights[labels]
         distances = torch.stack(
             [
@@ -196,6 +198,32 @@ class BoundaryDistance:
             alpha: Not used: the distances are exact.
         """
         return Intervals().certificates(records, alpha=alpha)
+
+
+def _linear_network(model: nn.Module, images: Tensor) -> Network:
+    """The operations of a linear model.
+
+    Raises:
+        UserError: It is not linear.
+    """
+    network = Network(model, images)
+    if not is_linear(network):
+        raise UserError("the method distance is for linear classifiers, and this model is none: give --method auto")
+    return network
+
+
+def _rounding_errors(network: Network) -> Tensor:
+    """``(K,)``: by how much the rounding of all layers changes a logit at most, at any image of the box."""
+    zeros = torch.zeros(1, *network.shapes[0], dtype=torch.float64)
+    values, errors = [Box(zeros, zeros + 1)], [zeros]
+    for operation in network.operations[1:]:
+        assert operation is not None
+        box = operation.box(*(values[number] for number in operation.inputs))
+        carried = operation.box(*(Box(-errors[number], errors[number]) for number in operation.inputs))
+        own = 0 if box.error is None else box.error
+        values.append(box)
+        errors.append((carried.high - carried.low) / 2 + own)
+    return errors[-1].flatten()
 
 
 def _weights(model: nn.Module, image: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,30 @@ def test_a_normalization_is_part_of_the_model() -> None:
         halved[1][1].bias.copy_(layer[1].bias / 2 + layer[1].weight.sum(1) / 4)
     assert torch.allclose(halved(rows), layer(rows) / 2, atol=1e-6)
     assert torch.allclose(radii(halved, rows, "l2"), radii(layer, rows, "l2"), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_rounding_inside_the_model_counts(norm: Norm) -> None:
+    """Two layers whose large numbers cancel: in single precision the logits at the boundary are off by a tenth."""
+    layer, model = linear()[1], nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Linear(6, 3))
+    large = 1e6 * torch.rand(3, 9, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.cat([layer.weight + large, large]))
+        model[1].bias.copy_(torch.cat([layer.bias, torch.zeros(3)]))
+        model[2].weight.copy_(torch.cat([torch.eye(3), -torch.eye(3)], 1))
+        model[2].bias.zero_()
+    rows, exact = images(low=0.0, high=1.0), copy.deepcopy(model).double()
+    logits = model(rows)
+    others = logits.topk(2).indices[:, 1]
+    difference = exact[1].weight.T @ exact[2].weight.T
+    towards = (difference.T[others] - difference.T[logits.argmax(1)]).view_as(rows).float()
+    steps = {"linf": towards.sign(), "l2": towards / towards.flatten(1).norm(dim=1).view(-1, 1, 1, 1)}.get(norm)
+    if steps is None:
+        largest = towards.abs().flatten(1).argmax(1, keepdim=True)
+        steps = torch.zeros(12, 9).scatter(1, largest, towards.flatten(1).gather(1, largest).sign()).view_as(rows)
+    for share in torch.linspace(0.9, 1, 50).tolist():
+        moved = (rows + share * radii(model, rows, norm).view(-1, 1, 1, 1) * steps).clamp(0, 1)
+        assert torch.equal(model(moved).argmax(1), logits.argmax(1))
 
 
 def test_what_is_linear() -> None:
