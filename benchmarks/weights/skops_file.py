@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_cli.benchmarks.weights.packed_size import excessive_size
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.libraries import require_library
 
@@ -77,16 +78,25 @@ def read_estimator(data: Tensor) -> Any:
     skops builds objects of known types only. Those of scikit-learn and NumPy are trusted, and no others.
 
     Args:
-        data: ``(B,)`` uint8.
+        data: ``(B,)`` uint8; a tensor from a file may be another.
 
     Raises:
-        UserError: skops is not installed, the bytes are damaged, or they name a type that is not trusted.
+        UserError: skops is not installed, the tensor holds no bytes, they are damaged or unpack to much more, or they name a
+            type that is not trusted. The message continues a sentence about the estimator.
     """
-    skops, content = _skops(), data.cpu().numpy().tobytes()
+    skops = _skops()
+    if data.dtype != torch.uint8 or data.dim() != 1:
+        raise UserError(f"is a tensor {tuple(data.shape)} of {data.dtype}: give the bytes of a skops file, (B,) uint8")
+    content = data.cpu().numpy().tobytes()
     try:
-        unknown = sorted(set(skops.get_untrusted_types(data=content)) - _TRUSTED)
+        # They may come out of another file, whose own size says nothing of it.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            excess = excessive_size(archive, len(content))
+        unknown = [] if excess else sorted(set(skops.get_untrusted_types(data=content)) - _TRUSTED)
     except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
         raise UserError(f"is cut off or damaged ({one_line(error)}): save it again by skops.io.dump") from None
+    if excess is not None:
+        raise UserError(f"{excess}: save it again by skops.io.dump, which packs nothing")
     if unknown:
         names = ", ".join(unknown[:3])
         raise UserError(f"needs code outside of scikit-learn and NumPy ({names:.200}): fit an estimator without it")

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from robustbench_cli.benchmarks.weights.file_names import SUFFIXES, require_existing
+from robustbench_cli.benchmarks.weights.packed_size import ALWAYS_ALLOWED, excessive_size
 from robustbench_cli.benchmarks.weights.skops_file import ESTIMATOR, SCHEMA, as_tensor
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.regular_file import open_regular
@@ -75,14 +76,8 @@ MOST_CHANNELS = 16
 """The most numbers that a mean or a std of a normalization may have."""
 
 _LONGEST_HEADER = 100_000_000
-_MOST_UNPACKED = 2
-"""Times the size of an archive. PyTorch packs nothing, and weights that someone has packed shrink by a tenth."""
-
 _MOST_EXPANDED = 16
 """Times the size of a file: state dicts may share tensors, and a tensor may repeat its numbers."""
-
-_ALWAYS_ALLOWED = 2**24
-"""Bytes that any file may unpack or expand to."""
 
 _ESTIMATOR_WAY_OUT = (
     "where you trust it, load it yourself and save the estimator by skops.io.dump(estimator, 'model.skops')"
@@ -172,7 +167,7 @@ def read_tensors(data: bytes, path: Path) -> StateDict:
     for tensors in states:
         _require_dense(tensors, path)
     expanded = sum(tensor.numel() * tensor.itemsize for tensors in states for tensor in tensors.values())
-    if expanded > max(_MOST_EXPANDED * len(data), _ALWAYS_ALLOWED):
+    if expanded > max(_MOST_EXPANDED * len(data), ALWAYS_ALLOWED):
         raise UserError(
             f"{path} has {len(data):,} bytes, and its tensors would take {expanded:,}: save each as tensor.contiguous()"
         )
@@ -257,7 +252,7 @@ def _load_zip(data: bytes, path: Path) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = {name.rpartition("/")[2] for name in archive.namelist()}
-            unpacked = sum(record.file_size for record in archive.infolist())
+            excess = excessive_size(archive, len(data))
     except Exception:  # noqa: BLE001 - a damaged file can raise any exception
         raise UserError(f"{path} is cut off or damaged: save or download it again") from None
     if "constants.pkl" in records:
@@ -267,11 +262,9 @@ def _load_zip(data: bytes, path: Path) -> Any:
     is_skops = SCHEMA in records
     if not is_skops and "data.pkl" not in records:
         raise UserError(f"{path} is an archive without PyTorch's data.pkl: give a state dict that torch.save wrote")
-    if unpacked > max(_MOST_UNPACKED * len(data), _ALWAYS_ALLOWED):
+    if excess is not None:
         writer = "skops.io.dump" if is_skops else "torch.save"
-        raise UserError(
-            f"{path} has {len(data):,} bytes and unpacks to {unpacked:,}: save it again with {writer}, which packs nothing"
-        )
+        raise UserError(f"{path} {excess}: save it again with {writer}, which packs nothing")
     if is_skops:
         return StateDict({ESTIMATOR: as_tensor(data)})
     try:

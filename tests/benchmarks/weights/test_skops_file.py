@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -50,6 +52,22 @@ def test_damaged_bytes(cut: slice) -> None:
     data: Tensor = write_estimator(fitted())[cut]
     with pytest.raises(UserError, match=r"is cut off or damaged .*: save it again"):
         read_estimator(data)
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(1.0), torch.zeros(2, 2), torch.zeros(8, dtype=torch.bfloat16)])
+def test_what_is_no_bytes(tensor: Tensor) -> None:
+    """A tensor of the same name in any other file."""
+    with pytest.raises(UserError, match=r"is a tensor \(.*\) of torch\..*: give the bytes of a skops file"):
+        read_estimator(tensor)
+
+
+def test_bytes_that_unpack_to_a_thousand_times_their_size() -> None:
+    """Also within another file, which is not packed itself."""
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", b" " * 20_000_000)
+    with pytest.raises(UserError, match=r"has [\d,]+ bytes and unpacks to 20,000,000: save it again by skops.io.dump"):
+        read_estimator(as_tensor(bomb.getvalue()))
 
 
 def test_without_skops(monkeypatch: pytest.MonkeyPatch) -> None:
