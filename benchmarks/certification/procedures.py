@@ -72,9 +72,9 @@ def choose(
 ) -> Procedure:
     """The deterministic procedure of a method.
 
-    ``auto`` is the strongest that a model allows: the exact distance for linear classifiers; branch and bound for networks of up to :data:`~.by_branch_and_bound.SMALL`
-    ReLU inputs; linear relaxation for others; interval bounds for networks whose layers only these know, and where no
-    radius is to be tried.
+    ``auto`` is the strongest that a model allows: the exact distance for linear classifiers; branch and bound for networks of
+    up to :data:`~.by_branch_and_bound.SMALL` ReLU inputs; linear relaxation for others; interval bounds for networks whose
+    layers only these know, and where no radius is to be tried.
 
     Args:
         method: ``auto``, or the name of a procedure.
