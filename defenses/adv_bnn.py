@@ -38,7 +38,7 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
         "Xuanqing Liu, Yao Li, Chongruo Wu, Cho-Jui Hsieh, Adv-BNN: Improved Adversarial Defense through Robust Bayesian Neural "
         "Network, ICLR 2019, arXiv 1810.01279"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     decision: DecisionRule = Field("mean", description="decision rule; the paper's is the mean softmax")
     sigma: float = Field(

@@ -52,7 +52,7 @@ class AdvKIP(AttackInTraining, Defense):
         "Tsilivis, Su, Kempe: Can We Achieve Robustness from Data Alone? 2022, arXiv 2207.11727; after Nguyen, Chen, Lee: "
         "Dataset Meta-Learning from Kernel Ridge-Regression. ICLR 2021, arXiv 2011.00050"
     )
-    family: ClassVar[str] = "other training"
+    family: ClassVar[str] = "other-training"
 
     per_class: int = Field(20, ge=1, description="number of learned images of each class")
     kernel: Literal["ntk", "rbf"] = Field(

@@ -42,7 +42,7 @@ class AWP(AdversarialTraining):
     paper: ClassVar[str] = (
         "Wu, Xia, Wang: Adversarial Weight Perturbation Helps Robust Generalization. NeurIPS 2020, arXiv 2004.05884"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     objective: Literal["pgd-at", "trades", "mart"] = Field(
         "pgd-at", description="the adversarial training whose loss is used", json_schema_extra={"formerly": "on"}

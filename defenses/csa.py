@@ -43,7 +43,7 @@ class CSA(ClassCosts, AdversarialTraining):
         "Haojing Shen, Sihong Chen, Ran Wang, Xizhao Wang: Adversarial Learning with Cost-Sensitive Classes. IEEE Transactions on "
         "Cybernetics 2022, arXiv 2101.12372"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     weight: float = Field(0.5, ge=0, description="weight of the expected cost")
     min_max: float = Field(0, ge=0, description="weight of the min-max regularizer on the convolutions (CSE)")

@@ -35,7 +35,7 @@ class DefensiveDistillation(Defense):
         "Papernot, McDaniel, Wu, Jha, Swami: Distillation as a Defense to Adversarial Perturbations against Deep Neural "
         "Networks. IEEE S&P 2016, arXiv 1511.04508"
     )
-    family: ClassVar[str] = "other training"
+    family: ClassVar[str] = "other-training"
     attacked_by: ClassVar[str] = (
         "losses on the logits, such as the margin of cw-pgd: the cross-entropy's gradient underflows to 0"
     )

@@ -45,7 +45,7 @@ class DefensiveDropout(RandomizedDefense):
         "Siyue Wang, Xiao Wang, Pu Zhao, Wujie Wen, David Kaeli, Peter Chin, Xue Lin, Defensive Dropout for Hardening Deep "
         "Neural Networks under Adversarial Attacks, ICCAD 2018, arXiv 1809.05165"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
     radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     test_rate: float | None = Field(

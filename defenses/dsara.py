@@ -52,7 +52,7 @@ class DSARA(PGDAT):
     paper: ClassVar[str] = (
         "Ou, Xie, Gao, Sun, Tan, Lv: Differentiable Search of Accurate and Robust Architectures. 2022, arXiv 2212.14049"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     cells: int = Field(MIN_CELLS, ge=MIN_CELLS, le=MAX_CELLS, description="number of cells of the network")
     width: int = Field(8, ge=1, le=MAX_WIDTH, description="channels of a node in the first cells")

@@ -34,7 +34,7 @@ class FastAT(Defense):
     paper: ClassVar[str] = (
         "Wong, Rice, Kolter: Fast is Better than Free: Revisiting Adversarial Training. ICLR 2020, arXiv 2001.03994"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
     radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(

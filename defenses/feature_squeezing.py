@@ -45,7 +45,7 @@ class FeatureSqueezing(Defense):
         "Weilin Xu, David Evans, Yanjun Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, "
         "NDSS 2018, arXiv 1704.01155"
     )
-    family: ClassVar[str] = "input transformation"
+    family: ClassVar[str] = "input-transformation"
     trains: ClassVar[bool] = False
     attacked_by: ClassVar[str] = (
         "the identity instead of the rounding (BPDA); for the detector, the mean logits of the image and its copies until the "

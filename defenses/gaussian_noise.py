@@ -47,7 +47,7 @@ class GaussianNoise(RandomizedDefense):
         "Xuanqing Liu, Minhao Cheng, Huan Zhang, Cho-Jui Hsieh, Towards Robust Neural Networks via Random Self-ensemble, "
         "ECCV 2018, arXiv 1712.00673"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     location: Literal["convolutions", "input", "activations", "weights", "output"] = Field(
         "convolutions", description="location of the noise", json_schema_extra={"formerly": "place"}

@@ -74,7 +74,7 @@ class HRS(RandomizedDefense):
         "Xiao Wang, Siyue Wang, Pin-Yu Chen, Yanzhi Wang, Brian Kulis, Xue Lin, Peter Chin, Protecting Neural Networks with "
         "Hierarchical Random Switching, IJCAI 2019, arXiv 1908.07116"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (5, 5),

@@ -35,7 +35,7 @@ class InfoAT(AdversarialTraining):
         "Xu, Zhang, Li, Zhang: InfoAT: Improving Adversarial Training Using the Information Bottleneck Principle. IEEE "
         "Transactions on Neural Networks and Learning Systems 2024, arXiv 2206.12292"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     strength: float = Field(
         1, ge=0, description="how much the weight grows with the information: its logarithm has this slope"

@@ -27,7 +27,7 @@ class InterpolatedAT(AdversarialTraining):
         "Lamb, Verma, Kannala, Bengio: Interpolated Adversarial Training: Achieving Robust Neural Networks without "
         "Sacrificing Too Much Accuracy. AISec 2019, arXiv 1906.06784"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     alpha: float = Field(1, gt=0, description="parameter of the Beta distribution of the mixup coefficient; 1: uniform")
 

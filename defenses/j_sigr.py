@@ -43,7 +43,7 @@ class JSIGR(Defense):
         "Liu, Wu, Li, Boussaid, Bennamoun, Xie, Liang: Jacobian Norm with Selective Input Gradient Regularization for "
         "Interpretable Adversarial Defense. Pattern Recognition 145, 2024, arXiv 2207.13036"
     )
-    family: ClassVar[str] = "other training"
+    family: ClassVar[str] = "other-training"
 
     jacobian_weight: float = Field(0.01, ge=0, description="weight of the squared Frobenius norm of the Jacobian")
     projections: int = Field(1, ge=1, description="random projections that estimate this norm, each a backward pass")

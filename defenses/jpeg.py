@@ -68,7 +68,7 @@ class JPEG(Defense):
         "Gintare Karolina Dziugaite, Zoubin Ghahramani, Daniel Roy, A Study of the Effect of JPG Compression on Adversarial "
         "Images, 2016, arXiv 1608.00853"
     )
-    family: ClassVar[str] = "input transformation"
+    family: ClassVar[str] = "input-transformation"
     attacked_by: ClassVar[str] = "the gradient of a differentiable JPEG instead of the codec, which has none (BPDA)"
 
     quality: int = Field(75, ge=1, le=100, description="JPEG quality; lower values compress more")

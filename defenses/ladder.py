@@ -52,7 +52,7 @@ class Ladder(Defense):
     paper: ClassVar[str] = (
         "Zhou, Tsang, Yin: LADDER: Latent Boundary-guided Adversarial Training. Machine Learning 2022, arXiv 2206.03717"
     )
-    family: ClassVar[str] = "other training"
+    family: ClassVar[str] = "other-training"
 
     layer: str | None = Field(
         None,

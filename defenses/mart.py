@@ -26,7 +26,7 @@ class MART(AdversarialTraining):
     paper: ClassVar[str] = (
         "Wang, Zou, Yi, Bailey, Ma, Gu: Improving Adversarial Robustness Requires Revisiting Misclassified Examples. ICLR 2020"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     beta: float = Field(
         5, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"

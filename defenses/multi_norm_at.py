@@ -42,7 +42,7 @@ class MultiNormAT(Defense):
         "avg); Maini, Wong, Kolter: Adversarial Robustness Against the Union of Multiple Perturbation Models. ICML 2020, arXiv "
         "1909.04068 (msd)"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     combination: Literal["max", "avg", "msd"] = Field(
         "msd", description="max: the worst norm for each image; avg: all norms; msd: the steepest norm in each step"

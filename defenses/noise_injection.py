@@ -26,7 +26,7 @@ class NoiseInjection(RandomizedDefense):
         "Yue Gao, Ilia Shumailov, Kassem Fawaz, Nicolas Papernot, On the Limitations of Stochastic Pre-processing Defenses, "
         "NeurIPS 2022, arXiv 2206.09491"
     )
-    family: ClassVar[str] = "random input"
+    family: ClassVar[str] = "random-input"
 
     radius_multiples: ClassVar[Mapping[str, float]] = {"sigma": 1}
 

@@ -24,7 +24,7 @@ class PGDAT(AdversarialTraining):
         "Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks. "
         "ICLR 2018, arXiv 1706.06083"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         return label_loss(forward(perturbed), labels)

@@ -38,7 +38,7 @@ class PNI(AttackInTraining, RandomizedDefense):
         "Zhezhi He, Adnan Siraj Rakin, Deliang Fan, Parametric Noise Injection: Trainable Randomness to Improve Deep Neural "
         "Network Robustness against Adversarial Attack, CVPR 2019, arXiv 1811.09310"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     alpha: float = Field(0.25, ge=0, description="initial strength of the noise, in standard deviations of W")
     granularity: Literal["layer", "channel", "element"] = Field(

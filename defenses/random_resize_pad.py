@@ -31,7 +31,7 @@ class RandomResizePad(RandomizedDefense):
         "Cihang Xie, Jianyu Wang, Zhishuai Zhang, Zhou Ren, Alan Yuille, Mitigating Adversarial Effects Through Randomization, "
         "ICLR 2018, arXiv 1711.01991"
     )
-    family: ClassVar[str] = "random input"
+    family: ClassVar[str] = "random-input"
 
     size: float = Field(1.0, ge=1, le=4, description="side of the padded image, relative to the image")
     min_size: float = Field(

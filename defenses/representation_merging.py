@@ -31,7 +31,7 @@ class RepresentationMerging(Defense):
         "Haojing Shen, Sihong Chen, Ran Wang, Xizhao Wang, Incorporating Hidden Layer Representation into Adversarial Attacks and "
         "Defences, 2020, arXiv 2011.14045"
     )
-    family: ClassVar[str] = "other training"
+    family: ClassVar[str] = "other-training"
     attacked_by: ClassVar[str] = "the gradient of the clip in place of the staircase's, which the model backpropagates"
 
     levels: int = Field(4, ge=2, le=65536, description="number of values that an activation takes, L")

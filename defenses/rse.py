@@ -20,7 +20,7 @@ class RSE(GaussianNoise):
     """
 
     paper: ClassVar[str] = GaussianNoise.paper
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     sigma_init: float | None = Field(
         0.2, ge=0, description="standard deviation before the first convolution or at the input, in pixel values"

@@ -33,7 +33,7 @@ class SAP(RandomizedDefense):
         "Guneet Dhillon, Kamyar Azizzadenesheli, Zachary Lipton, Jeremy Bernstein, Jean Kossaifi, Aran Khanna, "
         "Anima Anandkumar, Stochastic Activation Pruning for Robust Adversarial Defense, ICLR 2018, arXiv 1803.01442"
     )
-    family: ClassVar[str] = "random layers"
+    family: ClassVar[str] = "random-layers"
 
     ratio: float = Field(1.0, gt=0, description="number of draws per activation")
 

@@ -36,7 +36,7 @@ class SOAEAT(AdversarialTraining):
     """
 
     paper: ClassVar[str] = SecondOrder.paper
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     steps: int = Field(1, ge=1, description="number of steps of the attack")
     step_size: float | None = Field(

@@ -36,7 +36,7 @@ class Sparta(PGDAT):
         "Qing Guo, Felix Juefei-Xu, Changqing Zhou, Wei Feng, Yang Liu, Song Wang, Sparta: Spatially Attentive and Adversarially "
         "Robust Activation, 2021, arXiv 2105.08269"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     kernel: int = Field(3, ge=1, le=15, description="side of the neighborhood, an odd number")
     gates: Surrogate | None = Field(

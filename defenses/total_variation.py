@@ -43,7 +43,7 @@ class TotalVariation(RandomizedDefense):
         "Chuan Guo, Mayank Rana, Moustapha Cisse, Laurens van der Maaten, Countering Adversarial Images using Input "
         "Transformations, ICLR 2018, arXiv 1711.00117"
     )
-    family: ClassVar[str] = "input transformation"
+    family: ClassVar[str] = "input-transformation"
 
     drop_rate: float = Field(
         0.5, ge=0, lt=1, description="fraction of the pixels that are dropped", json_schema_extra={"formerly": "rate"}

@@ -26,7 +26,7 @@ class TRADES(AdversarialTraining):
         "Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between Robustness and Accuracy. "
         "ICML 2019, arXiv 1901.08573"
     )
-    family: ClassVar[str] = "adversarial training"
+    family: ClassVar[str] = "adversarial-training"
 
     beta: float = Field(
         6, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"

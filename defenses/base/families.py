@@ -18,7 +18,7 @@ def family_label(names: Iterable[str]) -> str:
         names: The defenses. The code of a user's own is not imported for this.
 
     >>> family_label(["hrs", "pgd-at"])
-    'random layers+adversarial training'
+    'random-layers+adversarial-training'
     >>> family_label(["mine.py:Mine"])
     'own'
     """

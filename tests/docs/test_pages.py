@@ -130,7 +130,7 @@ def test_every_attack_and_defense_is_on_its_page(kind: str, advdef: Any) -> None
 def test_every_defense_is_in_the_row_of_its_family(advdef: Any) -> None:
     """The family that ``advdef list defenses`` names."""
     page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| ([a-z ]+) \| (`.*) \|$", page.split("## Training")[0], re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([a-z-]+) \| (`.*) \|$", page.split("## Training")[0], re.MULTILINE))
     for entry in json.loads(advdef("list", "defenses", "--format", "json").out):
         assert f"`{entry['name']}`" in rows[entry["family"]], entry
 

@@ -51,5 +51,6 @@ def surrogate_parameters(kind: type[Settings]) -> tuple[str, ...]:
     return tuple(
         name
         for name, field in kind.model_fields.items()
-        if field.annotation == Path | nn.Module or Surrogate in get_args(field.annotation)
+        if field.annotation == Path | nn.Module
+        or (field.annotation != Ensemble and Surrogate in get_args(field.annotation))
     )

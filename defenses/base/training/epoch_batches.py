@@ -88,12 +88,12 @@ class EpochBatches:
         Raises:
             UserError: A class has none.
         """
+        if labels is None:
+            return
         for indices, what in (
             (self.train_indices, "leaves no image to train on"),
             (self.held_out_indices, "holds out no image"),
         ):
-            if labels is None:
-                return
             missing = sorted(set(labels.unique().tolist()) - set(labels[indices].unique().tolist()))
             if missing:
                 given = self._recipe.held_out

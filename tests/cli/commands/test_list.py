@@ -35,7 +35,7 @@ def test_every_name_is_listed_with_what_it_is(advdef: Callable[..., Any], kind: 
     expected = NAMES[kind]()
     ended = advdef("list", f"{kind}s")
     assert (ended.code, ended.err) == (0, "")
-    columns = {"attack": 5, "check": 3, "corruption": 4}.get(kind, 2)
+    columns = {"attack": 5, "check": 3, "corruption": 4, "defense": 3}.get(kind, 2)
     lines = [line.split(maxsplit=columns - 1) for line in ended.out.splitlines()]
     ended = advdef("list", f"{kind}s", "--format", "json")
     assert (ended.code, ended.err) == (0, "")

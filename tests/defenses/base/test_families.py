@@ -14,5 +14,5 @@ def test_the_family_is_that_of_the_class(name: str) -> None:
 
 def test_several_defenses_of_one_family() -> None:
     """It is named once."""
-    assert family_label(["noise-injection", "random-resize-pad", "hrs"]) == "random input+random layers"
+    assert family_label(["noise-injection", "random-resize-pad", "hrs"]) == "random-input+random-layers"
     assert family_label([]) == "none"

@@ -15,6 +15,9 @@ __all__ = ["layers_of"]
 
 _ACTIVATIONS = {"identity": nn.Identity, "logistic": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
+_SMALLEST_VARIANCE = 1e-8
+"""The smallest variance of a component that is whitened in float32, relative to the largest."""
+
 
 class ScaleShift(nn.Module):
     """``values * scale + shift``, feature by feature.
@@ -72,9 +75,12 @@ def _transformer_layers(transformer: Any) -> list[nn.Module] | None:
     if isinstance(transformer, MaxAbsScaler) and not getattr(transformer, "clip", False):
         return [ScaleShift(1 / transformer.scale_, np.zeros_like(transformer.scale_))]
     if isinstance(transformer, PCA):
-        weight = transformer.components_
+        weight, variances = transformer.components_, transformer.explained_variance_
         if transformer.whiten:
-            weight = weight / np.sqrt(transformer.explained_variance_)[:, None]
+            # In float32, rounding would fill the components that have next to no variance.
+            if not variances.min() >= _SMALLEST_VARIANCE * variances.max():
+                return None
+            weight = weight / np.sqrt(variances)[:, None]
         return [fixed_linear(weight, -weight @ transformer.mean_)]
     return None
 

@@ -92,7 +92,7 @@ class EstimatorName:
     @property
     def text(self) -> str:
         """The name in the form that every equal name has."""
-        query = "&".join(f"{key}={quote(value)}" for key, value in sorted(self.parameters.items()))
+        query = "&".join(f"{key}={quote(value, safe='')}" for key, value in sorted(self.parameters.items()))
         return ",".join(self.steps) + (f"?{query}" if query else "")
 
     def build(self, *, seed: int) -> Any:
@@ -148,9 +148,15 @@ def name_of(estimator: Any) -> str:
 
     Args:
         estimator: An estimator of scikit-learn.
+
+    Raises:
+        UserError: It comes from a file whose pipeline is damaged.
     """
-    steps = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
-    return ",".join(type(step).__name__ for step in steps if step not in {None, "passthrough"})
+    try:
+        steps = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
+    except (TypeError, ValueError):
+        raise UserError("its pipeline has steps that are no pairs of a name and an estimator: save it again") from None
+    return ",".join(type(step).__name__ for step in steps if step is not None and not isinstance(step, str))
 
 
 def _require(name: str, tables: Sequence[Mapping[str, tuple[str, ...]]], *, kind: str) -> None:

@@ -23,7 +23,7 @@ from robustbench_cli.defenses.base.training.at_once import LearnsAtOnce
 __all__ = ["EstimatorNetwork"]
 
 _SMALLEST = 1e-6
-"""The smallest probability whose logarithm is a logit: a vote of trees may give a class none."""
+"""What a probability of 0 counts as, in a vote of trees that gives a class none, unless a smaller one is there."""
 
 
 class EstimatorNetwork(ResizedLayer, LearnsAtOnce):
@@ -85,19 +85,22 @@ class EstimatorNetwork(ResizedLayer, LearnsAtOnce):
             state: May lack the estimator.
 
         Raises:
-            UserError: It is no skops file that is safe to read, or its estimator is of another kind or for other images.
+            UserError: It is no skops file that is safe to read, or its estimator is of another kind, for other images, or
+                incomplete.
         """
         data = state.get(ESTIMATOR)
         if data is None or torch.equal(data.to(self.estimator), self.estimator):
             return
-        if not len(data):
+        if not data.numel():
             raise UserError(f"{ESTIMATOR} is not fitted: fit it first")
         try:
             fitted = read_estimator(data)
             self._require_fit(fitted)
+            layers = layers_of(fitted)
         except UserError as error:
             raise UserError(f"{ESTIMATOR} {error}") from None
-        layers = layers_of(fitted)
+        except Exception as error:  # noqa: BLE001 - a file may give an estimator any attributes
+            raise UserError(f"{ESTIMATOR} lacks what fit would give it ({one_line(error)}): fit it again") from None
         self.fitted, self.layers = fitted, None if layers is None else layers.to(self.estimator.device)
         self.estimator = data.detach().clone().to(self.estimator.device)
 
@@ -159,6 +162,17 @@ def _rows(images: Tensor) -> NDArray[np.float64]:
     return images.detach().flatten(1).double().cpu().numpy()
 
 
+def _log_probabilities(fitted: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithms ``(N, K)`` of the probabilities; those of a probability 0 are finite, and no larger than the others."""
+    # Naive Bayes computes logarithms. Nearly all of its probabilities round to 0 or 1, from which no attack could go on.
+    has_logarithms = hasattr(fitted, "predict_log_proba")
+    scores = fitted.predict_log_proba(rows) if has_logarithms else np.log(fitted.predict_proba(rows))
+    finite = np.isfinite(scores)
+    lowest = scores.min(1, keepdims=True, where=finite, initial=math.log(_SMALLEST))
+    logarithms: NDArray[np.float64] = np.where(finite, scores, lowest)
+    return logarithms
+
+
 def _logits(fitted: Any, rows: NDArray[np.float64]) -> NDArray[np.float32]:
     """The logits ``(N, K)`` of a fitted estimator; see :class:`EstimatorNetwork`."""
     predicted = np.asarray(fitted.predict(rows), dtype=np.int64)
@@ -167,7 +181,7 @@ def _logits(fitted: Any, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         values = np.asarray(fitted.decision_function(rows))
         scores = np.stack([np.zeros(len(rows)), values], 1) if values.ndim == 1 else values
     elif hasattr(fitted, "predict_proba"):
-        scores = np.log(np.maximum(fitted.predict_proba(rows), _SMALLEST))
+        scores = _log_probabilities(fitted, rows)
     else:
         scores = np.zeros((len(rows), len(fitted.classes_)))
         scores[everywhere, predicted] = 1

@@ -8,7 +8,12 @@ from pydantic import Field
 from pydantic_core import PydanticSerializationError
 from torch import nn
 
-from robustbench_cli.attacks.base.parameters.surrogate import Surrogate, surrogate_parameters
+from robustbench_cli.attacks.base.parameters.surrogate import (
+    Ensemble,
+    Surrogate,
+    ensemble_parameters,
+    surrogate_parameters,
+)
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 
@@ -21,12 +26,14 @@ class WithModel(Settings):
     steps: int = Field(3, description="steps")
     other: Surrogate = Field(description="a model")
     spare: Surrogate | None = Field(None, description="a model or none")
+    others: Ensemble = Field((), description="any number of models")
     folder: Path = Field(Path("here"), description="a path that is no model's")
 
 
 def test_the_parameters_that_are_models_are_known() -> None:
     """Their type distinguishes them from other parameters, including paths."""
     assert surrogate_parameters(WithModel) == ("other", "spare")
+    assert ensemble_parameters(WithModel) == ("others",)
 
 
 def test_words_are_a_file_and_a_module_is_itself() -> None:

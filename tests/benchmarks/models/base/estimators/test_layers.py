@@ -40,3 +40,13 @@ def test_a_perceptron_has_the_probabilities_of_scikit_learn(examples: Examples, 
 )
 def test_others_have_no_layers(examples: Examples, name: str) -> None:
     assert examples.learned(name).layers is None
+
+
+def test_whitening_without_variance_has_no_layers(examples: Examples) -> None:
+    """A component of a pixel that is always the same: scikit-learn divides its rounding by next to nothing."""
+    images = examples.images.clone()
+    images[:, :, 0] = 0.3
+    network = examples._replace(images=images).learned("PCA,LogisticRegression?pca__whiten=true")
+    rows = images.flatten(1).double().numpy()
+    assert network.layers is None
+    assert np.array_equal(network(images).argmax(1).numpy(), network.fitted.predict(rows))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
 from robustbench_cli.benchmarks.models.base.estimators.names import EstimatorName, name_of
@@ -49,3 +50,12 @@ def test_a_combination_of_estimators_comes_from_a_file() -> None:
         UserError, match=r"VotingClassifier combines other estimators: fit it yourself, .* --checkpoint"
     ):
         EstimatorName("VotingClassifier").build(seed=0)
+
+
+@pytest.mark.parametrize("steps", [[SVC()], 3, [("svc", SVC(), 1)]])
+def test_a_damaged_pipeline(steps: object) -> None:
+    """A file may give a pipeline any steps."""
+    pipeline = Pipeline([("svc", SVC())])
+    pipeline.steps = steps
+    with pytest.raises(UserError, match="steps that are no pairs"):
+        name_of(pipeline)

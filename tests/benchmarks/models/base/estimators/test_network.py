@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multiclass import OutputCodeClassifier
+from sklearn.naive_bayes import GaussianNB
 
 from robustbench_cli.attacks.base.models.passes import NoGradientError
 from robustbench_cli.benchmarks.models.base.estimators.names import EstimatorName
@@ -55,6 +56,25 @@ def test_an_estimator_of_decisions_only(examples: Examples) -> None:
     network.resize({ESTIMATOR: write_estimator(estimator)})
     expected = torch.nn.functional.one_hot(torch.from_numpy(estimator.predict(examples.rows)), CLASSES)
     assert torch.equal(network(examples.images), expected.float())
+
+
+def test_the_logits_of_naive_bayes_do_not_saturate(examples: Examples) -> None:
+    """Far from the boundary its probabilities are 0 and 1, and its logits are as far apart as scikit-learn's logarithms."""
+    narrow = GaussianNB().fit(examples.rows, examples.labels)
+    narrow.var_ /= 1000
+    network = empty("GaussianNB")
+    network.resize({ESTIMATOR: write_estimator(narrow)})
+    rows = examples.images.flatten(1).double().numpy()
+    expected = torch.from_numpy(narrow.predict_log_proba(rows)).float()
+    assert (narrow.predict_proba(rows) == 0).mean() > 0.5
+    torch.testing.assert_close(network(examples.images), expected, rtol=1e-6, atol=0)
+
+
+def test_an_estimator_without_its_weights(examples: Examples) -> None:
+    incomplete = LogisticRegression().fit(examples.rows, examples.labels)
+    del incomplete.coef_
+    with pytest.raises(UserError, match=r"estimator lacks what fit would give it \(.*coef_.*\): fit it again"):
+        empty().resize({ESTIMATOR: write_estimator(incomplete)})
 
 
 def test_attacks_by_gradients_are_refused_with_those_that_work(examples: Examples) -> None:
