@@ -69,11 +69,10 @@ def uniform_like(rows: Tensor) -> Tensor:
 
 
 def _drawn_like(draw: Callable[..., Tensor], rows: Tensor) -> Tensor:
-    """Random numbers in the shape and memory layout of ``rows``.
+    """Random numbers in the shape and memory layout of ``rows``, which are the same in each layout.
 
-    The numbers are drawn in contiguous memory and then permuted. On a CPU this is eight times as fast as ``randn_like``
-    in the channels-last layout.
+    The numbers are drawn in contiguous memory and then copied. On a CPU this is several times as fast as ``randn_like`` in the
+    channels-last layout.
     """
-    outer_first = sorted(range(rows.dim()), key=rows.stride, reverse=True)
-    numbers = draw([rows.shape[axis] for axis in outer_first], dtype=rows.dtype, device=rows.device)
-    return numbers.permute([outer_first.index(axis) for axis in range(rows.dim())])
+    numbers = draw(rows.shape, dtype=rows.dtype, device=rows.device)
+    return numbers if numbers.stride() == rows.stride() else torch.empty_like(rows).copy_(numbers)
