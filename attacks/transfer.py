@@ -40,7 +40,8 @@ class Transfer(FixedRadiusAttack):
     Another attack runs on the surrogate alone; its images are then evaluated on the attacked model, which is never queried.
     So the attack needs no gradients of the attacked model, and it reveals defenses that only mask them: white-box attacks
     should break at least as many images as transfer does. The strongest surrogate is trained on the same data in a
-    similar way, and several surrogates that differ are stronger than one. The draws of each gradient (``--eot``) are those of the surrogate.
+    similar way, and several surrogates that differ are stronger than one. The draws of each gradient (``--eot``) are those of the
+    surrogates.
     """
 
     paper: ClassVar[str] = (

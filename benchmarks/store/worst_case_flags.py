@@ -47,8 +47,8 @@ _WITHOUT_GRADIENTS_TOO = ("torchattacks:AutoAttack", "art:AutoAttack")
 """Attacks of other libraries that follow gradients and also search without them, except in the version ``rand``."""
 
 QUICK_LOOK = (
-    "quick look: the only attacks here follow gradients, so the robust accuracy may be overstated where "
-    "these mislead: run --suite standard (for a randomized defense --suite randomized)"
+    "quick look: the only attacks here follow gradients, so the robust accuracy may be overstated where these mislead: run "
+    "--suite standard (for a randomized defense --suite randomized)"
 )
 """The note on rows for which :func:`is_quick_look` is true."""
 

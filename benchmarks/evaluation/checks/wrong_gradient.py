@@ -73,9 +73,9 @@ class WrongGradient(Check):
         "At random signs of 0.002 and of 0.01 per pixel, the changes of the gap between the two largest logits and "
         "those that the gradient predicts correlate below 0.6, or their sizes differ by more than a factor of 2.5; so also where "
         "only the three quarters of the pixels with the smaller gradients move, at the images that have no kink there, or else by how "
-        "much the gradient turns there. Or steps along "
-        "the signs of the gradient change the gap by less than the gradient predicts divided by 2.5. Or, in a model "
-        "without draws, half of 4 gradients that the attack followed have a cosine below 0.6 with those of the same images alone."
+        "much the gradient turns there. Or steps along the signs of the gradient change the gap by less than the gradient predicts "
+        "divided by 2.5. Or, in a model without draws, half of 4 gradients that the attack followed have a cosine below 0.6 with those "
+        "of the same images alone."
     )
     why: ClassVar[str] = (
         "An attack that follows a gradient of another function is misled (gradient masking), whatever its number of "
@@ -123,9 +123,9 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     A few large components may agree while all others have wrong signs, which a step in linf follows. So the same is measured along
     the smaller components only, and steps along the signs of the gradient must raise the gap as predicted, up to a factor of 2.5.
     At a kink the gap may change more than the smaller components predict, although the gradient is right. So changes that differ
-    ahead of an image and behind it are left out. Where they are the majority, the gradient of a deterministic model must turn with them: by how much the
-    changes ahead and behind differ, the gradients at both ends must predict by the same measures. A change that no gradient follows, such
-    as a ripple of the logits, is no kink.
+    ahead of an image and behind it are left out. Where they are the majority, the gradient of a deterministic model must turn with
+    them: the gradients at both ends must predict, by the same measures, how much the changes ahead and behind differ. A change that
+    no gradient follows, such as a ripple of the logits, is no kink.
 
     A layer whose gradient is that of a surrogate (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`) has no
     slope to compare with. Such a model is measured with the surrogates in place of the layers. In addition, each layer and

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models.base.estimators.kernel_svm import kernel_svm_layers
 from robustbench_cli.benchmarks.models.base.estimators.linear import fixed_linear, with_two_rows
+from robustbench_cli.benchmarks.models.base.estimators.names import steps_of
 
 __all__ = ["layers_of"]
 
@@ -51,8 +52,7 @@ def layers_of(estimator: Any) -> nn.Sequential | None:
     Returns:
         Images ``(N, C, H, W)`` to logits ``(N, K)``, whose ``argmax`` is the class that the estimator predicts.
     """
-    steps = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
-    *transformers, classifier = [step for step in steps if step not in {None, "passthrough"}]
+    *transformers, classifier = steps_of(estimator)
     parts = [*map(_transformer_layers, transformers), _classifier_layers(classifier)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.settings import read_value
 
-__all__ = ["EstimatorName", "name_of"]
+__all__ = ["EstimatorName", "name_of", "steps_of"]
 
 _CLASSIFIERS = {
     "discriminant_analysis": ("LinearDiscriminantAnalysis", "QuadraticDiscriminantAnalysis"),
@@ -152,11 +152,24 @@ def name_of(estimator: Any) -> str:
     Raises:
         UserError: It comes from a file whose pipeline is damaged.
     """
+    return ",".join(type(step).__name__ for step in steps_of(estimator))
+
+
+def steps_of(estimator: Any) -> list[Any]:
+    """The steps of a pipeline that do something, or the estimator alone.
+
+    Args:
+        estimator: An estimator of scikit-learn.
+
+    Raises:
+        UserError: It comes from a file whose pipeline is damaged.
+    """
     try:
         steps = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     except (TypeError, ValueError):
         raise UserError("its pipeline has steps that are no pairs of a name and an estimator: save it again") from None
-    return ",".join(type(step).__name__ for step in steps if step is not None and not isinstance(step, str))
+    # The others are None and "passthrough".
+    return [step for step in steps if step is not None and not isinstance(step, str)]
 
 
 def _require(name: str, tables: Sequence[Mapping[str, tuple[str, ...]]], *, kind: str) -> None:
