@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,8 +17,9 @@ from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.network import Network
 from robustbench_cli.benchmarks.certification.bounds.operations import Box, Exact
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.certificates import Certificates
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius, records_by_batch, reduced
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.core.errors import UserError
@@ -156,14 +156,12 @@ class BoundaryDistance:
         size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
         weights = _weights(model, images[:1].to(device))
         with frozen(model), torch.no_grad():
-            for batch in size.slices(len(images)):
-                started = time.perf_counter()
-                rows = images[batch].to(device)
+
+            def radii_of(rows: Tensor) -> tuple[Tensor, Tensor]:
                 logits = logits_of(model, rows, size)
-                labels, radii = logits.argmax(1), self._radii(weights, errors, logits, rows.flatten(1).double())
-                seconds = (time.perf_counter() - started) / len(rows)
-                for index, label, radius in zip(indices[batch], labels.tolist(), radii.tolist(), strict=True):
-                    yield CertifiedRadius(index=index, predicted=label, radius=radius, seconds=seconds)
+                return logits.argmax(1), self._radii(weights, errors, logits, rows.flatten(1).double())
+
+            yield from records_by_batch(images, indices, radii_of, device=device, size=size)
 
     def _radii(self, weights: Tensor, errors: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """The radii ``(N,)`` that are proven in spite of the rounding of the logits and of an attack's images.
@@ -188,7 +186,7 @@ class BoundaryDistance:
         )
         nearest = distances.scatter(1, labels, torch.inf).amin(1)
         # An image that no perturbation changes is certified as far as the box reaches.
-        return ((nearest - 1e-7) / (1 + 2e-6)).clamp(0, rows.shape[1])
+        return reduced(nearest).clamp_max(rows.shape[1])
 
     def certificates(self, records: Sequence[CertifiedRadius], *, alpha: float) -> Certificates:
         """The certificates that follow from the records.

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.losses import rounding
@@ -18,6 +17,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.certificates import Certificates
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.core.errors import UserError
@@ -25,28 +25,10 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.surgery.interval_bounds import require_boundable, worst_logits
 from robustbench_cli.defenses.ibp import IBP
 
-__all__ = ["BISECTION_STEPS", "CertifiedRadius", "Intervals", "certified_radii"]
+__all__ = ["BISECTION_STEPS", "Intervals", "certified_radii"]
 
 BISECTION_STEPS = 17
 """Steps of the bisection over [0, 1]. They give the radius to 1/131072 of the pixel scale."""
-
-
-class CertifiedRadius(BaseModel):
-    """The radius that a deterministic procedure proves for one image. The stored file has one line for each.
-
-    Attributes:
-        index: The image's index in the data slice; ``place`` in the file.
-        predicted: The class that the model predicts.
-        radius: The radius within which this class is proven, in the procedure's norm; 0 where nothing is proven.
-        seconds: Wall time: its share of the time of its batch.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    index: int = Field(alias="place")
-    predicted: int
-    radius: float
-    seconds: float
 
 
 def certified_radii(

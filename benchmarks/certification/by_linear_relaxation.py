@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,24 +17,16 @@ from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.linear_bounds import Ball, relax
 from robustbench_cli.benchmarks.certification.bounds.network import Network
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.certificates import Certificates
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius, enlarged, records_by_batch
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["LinearRelaxation", "Problem", "enlarged"]
+__all__ = ["LinearRelaxation", "Problem"]
 
 _IMAGES = 8
 """Images at once, unless the user chooses. All their values have bounds and lines in memory."""
-
-
-def enlarged(eps: float) -> float:
-    """The radius that is proven for ``eps``: an attack's images may lie outside ``eps`` by their rounding.
-
-    Args:
-        eps: The radius.
-    """
-    return eps * (1 + 2e-6) + 1e-7
 
 
 @dataclass(frozen=True)
@@ -165,9 +156,8 @@ class LinearRelaxation:
         model, size = copy.deepcopy(model).to(device), BatchSize(batch_size or _IMAGES)
         network = self._network(model, images)
         with frozen(model):
-            for batch in size.slices(len(images)):
-                started = time.perf_counter()
-                rows = images[batch].to(device)
+
+            def radii_of(rows: Tensor) -> tuple[Tensor, Tensor]:
                 logits = logits_of(model, rows, size)
                 problem = Problem(
                     model=model,
@@ -179,10 +169,9 @@ class LinearRelaxation:
                     norm=self.norm,
                     size=BatchSize(),
                 )
-                radii = self._radii(problem)
-                seconds = (time.perf_counter() - started) / len(rows)
-                for index, label, radius in zip(indices[batch], problem.labels.tolist(), radii.tolist(), strict=True):
-                    yield CertifiedRadius(index=index, predicted=label, radius=radius, seconds=seconds)
+                return problem.labels, self._radii(problem)
+
+            yield from records_by_batch(images, indices, radii_of, device=device, size=size)
 
     def _radii(self, problem: Problem) -> Tensor:
         """``(N,)``: the largest proven radii; 0 where none is proven."""

@@ -11,9 +11,10 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.bounds.network import Network
 from robustbench_cli.benchmarks.certification.by_branch_and_bound import SMALL, BranchAndBound, splittable
 from robustbench_cli.benchmarks.certification.by_distance import BoundaryDistance, is_linear
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.surgery.interval_bounds import is_boundable
 from robustbench_cli.defenses.base.training.at_once import learner_in

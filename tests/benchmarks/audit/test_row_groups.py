@@ -8,7 +8,8 @@ import pytest
 
 from robustbench_cli.benchmarks.audit.records import RECORDS, CheckRecord
 from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store, flags_of_groups
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.benchmarks.certification.procedures import identity_of
 from robustbench_cli.benchmarks.certification.records import CertificationFiles, CertificationHeader
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec

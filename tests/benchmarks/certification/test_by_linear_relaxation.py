@@ -10,7 +10,8 @@ from torch import nn
 
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.benchmarks.certification.by_interval_bounds import certified_radii
-from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation, enlarged
+from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
+from robustbench_cli.benchmarks.certification.certified_radius import enlarged
 from robustbench_cli.benchmarks.certification.certify import CertificationOptions, certify_model, stored
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.certification.by_branch_and_bound import BranchAndBound
 from robustbench_cli.benchmarks.certification.by_distance import BoundaryDistance
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.benchmarks.certification.procedures import (
     CERTIFICATE_FLAGS,
     Procedure,

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel
 from robustbench_cli.benchmarks.certification.procedures import Procedure
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec

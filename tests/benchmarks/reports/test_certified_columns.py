@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from robustbench_cli.benchmarks.certification.certified_radius import CertifiedRadius
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec

@@ -79,8 +79,8 @@ class Votes(BPDALayer):
 
     def surrogate(self, values: Tensor) -> Tensor:
         """Decision values ``(N, P)`` to soft votes ``(N, K)``."""
-        # Training drives a pair's decision value beyond 1, where a soft vote is nearly a whole one.
-        return self._total((2 * values).tanh())
+        # Training drives a pair's decision value beyond 1, where a soft vote is nearly a whole one. Its slope vanishes nowhere.
+        return self._total(values / (values.abs() + 0.25))
 
     def _total(self, votes: Tensor) -> Tensor:
         """Votes ``(N, P)`` from -1 for the second class to 1 for the first, to the numbers of votes ``(N, K)``."""

@@ -60,10 +60,11 @@ def test_a_binary_machine_has_the_decision_function_and_its_gradient(examples: E
 
 
 def test_attacks_follow_soft_votes() -> None:
-    """Three classes: the pairs (0, 1), (0, 2) and (1, 2); a whole vote of each pair goes to one of its two."""
-    layer, values = Votes(3, break_ties=False), torch.tensor([[9.0, 9.0, -9.0], [0.1, -0.2, 0.3]], requires_grad=True)
+    """Three classes: the pairs (0, 1), (0, 2) and (1, 2); a whole vote of each pair goes to one of its two, with a slope."""
+    layer, values = Votes(3, break_ties=False), torch.tensor([[1e6, 1e6, -1e6], [0.1, -0.2, 0.3]], requires_grad=True)
     assert isinstance(layer, BPDALayer)
     assert torch.allclose(layer.surrogate(values[:1]), torch.tensor([[2.0, 0.0, 1.0]]), atol=1e-5)
     assert layer.surrogate(values).sum(1).tolist() == pytest.approx([3, 3])
-    (gradient,) = torch.autograd.grad(layer(values)[1, 0], values)
+    (gradient,) = torch.autograd.grad(layer(values)[:, 0].sum(), values)
+    assert gradient[0, 0] > 0 and gradient[0, 1] > 0
     assert gradient[1, 0] > 0 and gradient[1, 1] > 0 and gradient[1, 2] == 0
