@@ -163,9 +163,17 @@ class Trainer:
         self.fraction_done = 0.0
         self.begins_epoch = False
         self._batches = EpochBatches(examples, recipe, seed=seed, extra=len(extra or ()))
+        self._require_shares()
+
+    def _require_shares(self) -> None:
+        """Checks that each process gets an image of every batch.
+
+        Raises:
+            UserError: It does not.
+        """
         if self._batches.images < self._batches.count * self._processes.number:
             raise UserError(
-                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from "
+                f"{self._processes.number} processes cannot share batches of {self.recipe.batch_size} from "
                 f"{self._batches.images} images: give a larger batch_size, or start fewer"
             )
 
@@ -216,9 +224,13 @@ class Trainer:
 
         Args:
             indices: ``(n,)``, among :attr:`train_indices`.
+
+        Raises:
+            UserError: They are too few for the processes.
         """
         every, self._batches = self._batches, self._batches.only(indices)
         try:
+            self._require_shares()
             yield
         finally:
             self._batches = every
