@@ -129,7 +129,8 @@ def certify(
     With --sigma, it certifies the vote of the model under Gaussian noise, in l2: CERTIFY of Cohen, Rosenfeld and Kolter
     (ICML 2019). Without it, it certifies the network itself: a linear classifier by its exact distances, others by interval
     bounds of the logits (Gowal et al., 2018), by linear relaxation (CROWN, Zhang et al., NeurIPS 2018), or by branch and
-    bound on top of that (Wang et al., NeurIPS 2021). The result of each image is stored at once, and the same command resumes an interrupted run.
+    bound on top of that (Wang et al., NeurIPS 2021). The result of each image is stored at once, and the same command resumes
+    an interrupted run.
     """
     import pandas as pd
 
