@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def directions(victim: LinearVictim) -> Tensor:
 
 @pytest.mark.parametrize("basis", ["pixel", "dct"])
 def test_each_basis_vector_moves_in_the_direction_of_its_slope(
-    basis: str, linear_victim: Callable[..., LinearVictim]
+    basis: Literal["pixel", "dct"], linear_victim: Callable[..., LinearVictim]
 ) -> None:
     """Exactly one step along each, with one query for a step down and two for a step up: one query less leaves the last one out."""
     victim = linear_victim(2)
@@ -36,7 +37,7 @@ def test_each_basis_vector_moves_in_the_direction_of_its_slope(
     queries = 1 + int((36 + (signs > 0).flatten(1).sum(1)).amax())
 
     def perturbed(queries: int) -> Tensor:
-        attack = SimBA(queries=queries, step_size=step, basis=basis, frequencies=1)  # type: ignore[arg-type]
+        attack = SimBA(queries=queries, step_size=step, basis=basis, frequencies=1)
         return attack(victim.model, victim.images, victim.labels, norm="linf", eps=0.2)
 
     last = (36 + (signs > 0).flatten(1).sum(1)) == queries - 1

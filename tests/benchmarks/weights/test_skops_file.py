@@ -10,7 +10,7 @@ import pytest
 import skops.io
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
@@ -22,7 +22,7 @@ from robustbench_cli.core.errors import UserError
 ROWS, LABELS = np.random.default_rng(0).random((60, 5)), np.arange(60) % 3
 
 
-def fitted() -> object:
+def fitted() -> Pipeline:
     return make_pipeline(StandardScaler(), DecisionTreeClassifier(random_state=0)).fit(ROWS, LABELS)
 
 
@@ -30,7 +30,7 @@ def test_an_estimator_comes_back() -> None:
     """It predicts the same, though its bytes have other names inside than those that skops gave them."""
     estimator = fitted()
     again = read_estimator(write_estimator(estimator))
-    assert np.array_equal(again.predict_proba(ROWS), estimator.predict_proba(ROWS))  # type: ignore[attr-defined]
+    assert np.array_equal(again.predict_proba(ROWS), estimator.predict_proba(ROWS))
     assert skops.io.loads(skops.io.dumps(LogisticRegression().fit(ROWS, LABELS))).classes_.tolist() == [0, 1, 2]
 
 
