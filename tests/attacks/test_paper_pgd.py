@@ -35,7 +35,7 @@ def test_the_iterates_are_those_of_the_optimizer_of_torch(attack: type[PaperPGD]
 
 
 def test_the_last_iterate_counts() -> None:
-    """Of a model whose prediction depends on the sign of one pixel alone, a step too far loses what was won."""
+    """Of a model that gives the class in a narrow band only, a step too far loses what was won."""
 
     class Ridge(nn.Module):
         """Class 1 where the pixel is within 0.05 of 0.5."""
