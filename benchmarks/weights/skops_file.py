@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.benchmarks.weights.packed_size import excessive_size
+from robustbench_cli.benchmarks.weights.tree_indices import require_sound_trees
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.libraries import require_library
 
@@ -33,20 +34,20 @@ _TRUSTED = frozenset(
         "sklearn.gaussian_process.kernels.ConstantKernel",
         "sklearn.gaussian_process.kernels.Product",
         "sklearn.gaussian_process.kernels.RBF",
-        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
         "sklearn.multiclass._ConstantPredictor",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
     }
 )
-"""Parts of scikit-learn's own classifiers that skops leaves to its user. They hold numbers and no code; nobody checks the indices in a tree."""
+"""Parts of scikit-learn's own classifiers that skops leaves to its user: numbers and no code.
+
+Search trees of neighbors are not among them: compiled code follows their indices, and nothing checks these.
+"""
+
+_SEARCH_TREES = ("sklearn.neighbors.", "sklearn.metrics._dist_metrics.")
+"""The types of these trees and of their distances."""
 
 _NUMBER, _FILE = re.compile(r'(?<="__id__": )\d+'), re.compile(r'(?<="file": ")[^"]+')
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -82,7 +83,7 @@ def read_estimator(data: Tensor) -> Any:
 
     Raises:
         UserError: skops is not installed, the tensor holds no bytes, they are damaged or unpack to much more, or they name a
-            type that is not trusted. The message continues a sentence about the estimator.
+            type that is not trusted, or a tree leads outside. The message continues a sentence about the estimator.
     """
     skops = _skops()
     if data.dtype != torch.uint8 or data.dim() != 1:
@@ -98,12 +99,18 @@ def read_estimator(data: Tensor) -> Any:
     if excess is not None:
         raise UserError(f"{excess}: save it again by skops.io.dump, which packs nothing")
     if unknown:
+        if all(name.startswith(_SEARCH_TREES) for name in unknown):
+            raise UserError("has a search tree of neighbors, which no file may have: fit it with algorithm='brute'")
         names = ", ".join(unknown[:3])
         raise UserError(f"needs code outside of scikit-learn and NumPy ({names:.200}): fit an estimator without it")
     try:
-        return skops.loads(content, trusted=sorted(_TRUSTED))
+        estimator = skops.loads(content, trusted=sorted(_TRUSTED))
+        require_sound_trees(estimator)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
         raise UserError(f"cannot be read by this version of scikit-learn ({one_line(error)}): fit it again") from None
+    return estimator
 
 
 def as_tensor(data: bytes) -> Tensor:

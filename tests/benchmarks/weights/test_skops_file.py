@@ -10,6 +10,7 @@ import pytest
 import skops.io
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -76,3 +77,12 @@ def test_without_skops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skops", None)
     with pytest.raises(UserError, match="scikit-learn model needs skops"):
         skops_file.write_estimator(fitted())
+
+
+def test_a_search_tree_of_neighbors() -> None:
+    """Nothing checks its indices."""
+    tree = KNeighborsClassifier(algorithm="kd_tree").fit(ROWS, LABELS)
+    with pytest.raises(UserError, match=r"has a search tree of neighbors, .* fit it with algorithm='brute'"):
+        read_estimator(write_estimator(tree))
+    brute = KNeighborsClassifier(algorithm="brute").fit(ROWS, LABELS)
+    assert np.array_equal(read_estimator(write_estimator(brute)).predict(ROWS), brute.predict(ROWS))

@@ -119,9 +119,11 @@ class EstimatorName:
         values = {key if key in known else f"{prefix}{key}": read_value(text) for key, text in self.parameters.items()}
         for key in values.keys() - known.keys():
             raise UserError(f"sklearn:{','.join(self.steps)} has no parameter '{key}': {did_you_mean(key, known)}")
-        seeds = {key: seed for key in known if key.rpartition("__")[2] == "random_state"}
+        usual = {key: seed for key in known if key.rpartition("__")[2] == "random_state"}
+        # A file may have no search tree of neighbors.
+        usual |= {key: "brute" for key in known if key.rpartition("__")[2] == "algorithm" and known[key] == "auto"}
         try:
-            return estimator.set_params(**(seeds | values))
+            return estimator.set_params(**(usual | values))
         except Exception as error:
             raise UserError(f"sklearn:{self.text} cannot be built: {one_line(error)}") from error
 
